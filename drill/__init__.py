@@ -1,0 +1,1 @@
+"""Throwaway local droplets and the drills run on them."""

@@ -1,0 +1,1 @@
+"""Our pyinfra facts and operations."""

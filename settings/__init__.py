@@ -1,0 +1,1 @@
+"""What a deploy is told: settings, secrets, image pins and the names everything shares."""

@@ -1,0 +1,1 @@
+"""One deploy function per component."""
