@@ -22,7 +22,7 @@ import yaml
 DEFAULTS_FILE = Path(__file__).parent.parent / "group_data" / "all.py"
 
 #: Names that a run may be given with ``--data`` beside the settings.
-RUN_OPTIONS = frozenset({"only", "plan", "stop_after"})
+RUN_OPTIONS = frozenset({"only", "plan"})
 
 #: What a setting used to be called, or is called elsewhere, and what to write instead.
 RENAMED: Mapping[str, str] = {
@@ -196,9 +196,9 @@ def _insecure_registry(s: Mapping[str, Any]) -> str | None:
 
 
 def _ports(s: Mapping[str, Any]) -> str | None:
-    if 1 <= s["ssh_port"] <= 65535 and s["ssh_port"] not in (80, 443):
+    if 1 <= s["sshd_port"] <= 65535 and s["sshd_port"] not in (80, 443):
         return None
-    return f"'ssh_port' must be a free port from 1 to 65535, but is {s['ssh_port']}."
+    return f"'sshd_port' must be a free port from 1 to 65535, but is {s['sshd_port']}."
 
 
 def _hour(s: Mapping[str, Any]) -> str | None:
