@@ -23,6 +23,5 @@ def _environment() -> jinja2.Environment:
 
 
 def render(template: str, **values: object) -> str:
-    """The text of ``templates/<template>`` with its values; an undefined name is an error.
-    """
+    """The text of ``templates/<template>`` with its values; an undefined name is an error."""
     return _environment().get_template(template).render(**values)
