@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
-from typing import cast
 
 from pyinfra import host
 from pyinfra.api import FactBase, OperationError, StringCommand, operation
@@ -33,12 +32,12 @@ class MachineFact(FactBase[Machine]):
 
     def command(self) -> str:
         return (
-            "sh -c '. /etc/os-release; echo \"os $ID $VERSION_ID\"; echo \"uid $(id -u)\"; "
-            "df -Pm /var | tail -n 1 | { read -r _ _ _ free _; echo \"free $free\"; }; "
-            "while read -r key value _; do [ \"$key\" = MemTotal: ] && echo \"memory $((value / 1024))\"; "
+            'sh -c \'. /etc/os-release; echo "os $ID $VERSION_ID"; echo "uid $(id -u)"; '
+            'df -Pm /var | tail -n 1 | { read -r _ _ _ free _; echo "free $free"; }; '
+            'while read -r key value _; do [ "$key" = MemTotal: ] && echo "memory $((value / 1024))"; '
             "done < /proc/meminfo; "
             "ss -Hltnp 2>/dev/null | while read -r _ _ _ local _ users; do "
-            "echo \"listen ${local##*:} $users\"; done; true'"
+            'echo "listen ${local##*:} $users"; done; true\''
         )
 
     def process(self, output: Iterable[str]) -> Machine:
@@ -102,10 +101,9 @@ def machine_fit(ports: Mapping[int, str], least_free_mb: int) -> Generator[Strin
 
         machine_fit(name="Check the machine", ports={5432: "postgres"}, least_free_mb=500)
     """
-    machine = cast(Machine, host.get_fact(MachineFact))
+    machine = host.get_fact(MachineFact)
     if found := problems(machine, ports, least_free_mb):
         raise OperationError(f"{host.name} cannot be deployed to: {'; '.join(found)}.")
     host.noop("the machine can be deployed to")
     return
     yield StringCommand("true")  # makes this a generator; never reached
-

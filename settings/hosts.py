@@ -121,5 +121,3 @@ def local(name: str | None = None) -> Target:
 def target() -> Target:
     """The host that this command acts on."""
     return remote() or local()
-
-

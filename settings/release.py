@@ -13,7 +13,9 @@ PROJECT = Path(__file__).parent.parent
 def _git(*arguments: str) -> str | None:
     if shutil.which("git") is None:
         return None
-    done = subprocess.run(["git", "-C", str(PROJECT), *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["git", "-C", str(PROJECT), *arguments], capture_output=True, text=True, check=False
+    )
     return done.stdout if done.returncode == 0 else None
 
 

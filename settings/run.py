@@ -30,7 +30,7 @@ def prepare(host: Host) -> Options:
 
     Raises SettingsError or SecretsError with one sentence per mistake.
     """
-    data = host.data.dict()
+    data: dict[str, object] = host.data.dict()  # type: ignore[no-untyped-call]
     override = {k: v for k, v in host.data.datas[1].items() if k not in RUN_OPTIONS}
     settings = {k: v for k, v in data.items() if k in defaults()} | override
     if problems := check(settings):
@@ -43,7 +43,9 @@ def prepare(host: Host) -> Options:
     return Options(tuple(filter(None, only.split(","))), bool(data.get("plan", False)))
 
 
-def chosen(components: Mapping[str, Callable[[], object]], only: tuple[str, ...]) -> list[Callable[[], object]]:
+def chosen(
+    components: Mapping[str, Callable[[], object]], only: tuple[str, ...]
+) -> list[Callable[[], object]]:
     """The components a run is limited to, in the order of the deploy; raises SettingsError for a typo."""
     if unknown := [name for name in only if name not in components]:
         raise SettingsError(

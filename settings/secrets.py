@@ -155,7 +155,9 @@ def _identity(create: bool) -> pyrage.x25519.Identity:
             raise SecretsError(f"{path} can be read by others (mode {mode:04o}); run: chmod 600 {path}")
         lines = [line for line in path.read_text().splitlines() if line.startswith("AGE-SECRET-KEY-")]
         if len(lines) != 1:
-            raise SecretsError(f"{path} must hold exactly one AGE-SECRET-KEY line; restore it from your copy.")
+            raise SecretsError(
+                f"{path} must hold exactly one AGE-SECRET-KEY line; restore it from your copy."
+            )
         return pyrage.x25519.Identity.from_str(lines[0])
     if not create:
         raise SecretsError(f"{path} is missing; restore it from your copy, or run: drill secrets init")
