@@ -4,8 +4,11 @@ Run some of them with `--data only=qdrant,n8n`; print the exact commands of a dr
 `--dry --data plan=1`.
 """
 
-from operations.plan import print_plan
 from pyinfra import host
+
+from operations.plan import print_plan
+from settings.errors import one_sentence
+from settings.run import chosen, prepare
 from tasks.base import base
 from tasks.docker import docker
 from tasks.firewall import firewall
@@ -14,13 +17,10 @@ from tasks.memory_service import memory_service
 from tasks.n8n import n8n
 from tasks.open_webui import open_webui
 from tasks.postgres import postgres
-from tasks.qdrant import qdrant
-from tasks.ssh import ssh
-
-from settings.errors import one_sentence
-from settings.run import chosen, prepare
 from tasks.preflight import preflight
+from tasks.qdrant import qdrant
 from tasks.release import release
+from tasks.ssh import ssh
 
 COMPONENTS = {
     "preflight": preflight,

@@ -3,7 +3,7 @@
 from pyinfra import host
 from pyinfra.api import deploy
 
-from operations import BundleFile, ContainerUnit, bundle, container, http_ready, secret_file, service
+from operations import ContainerUnit, bundle, container, http_ready, secret_file, service
 from operations.qdrant import qdrant_collection
 from settings import names
 from settings.images import image_ref, image_uid
