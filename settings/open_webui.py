@@ -33,14 +33,15 @@ def plain_environment(model: str, llm_base_url: str, public_url: str, admin_emai
     connection = {
         "0": {"enable": True, "model_ids": [model], "tags": [], "connection_type": "external"},
     }
+    tunnel = f"http://127.0.0.1:{names.OPEN_WEBUI_PORT}"
     return {
         "ENV": "prod",
         # Values below are read at every start instead of once into the database.
         "ENABLE_PERSISTENT_CONFIG": "false",
         "WEBUI_ADMIN_EMAIL": admin_email,  # creates the admin on an empty database, without the wizard
         "WEBUI_ADMIN_NAME": "Admin",
-        "WEBUI_URL": public_url or f"http://127.0.0.1:{names.OPEN_WEBUI_PORT}",
-        "CORS_ALLOW_ORIGIN": public_url or f"http://127.0.0.1:{names.OPEN_WEBUI_PORT}",
+        "WEBUI_URL": public_url or tunnel,
+        "CORS_ALLOW_ORIGIN": public_url or f"{tunnel};{tunnel.replace('127.0.0.1', 'localhost')}",
         "WEBUI_SESSION_COOKIE_SECURE": "true" if public_url.startswith("https://") else "false",
         "WEBUI_AUTH_COOKIE_SECURE": "true" if public_url.startswith("https://") else "false",
         "ENABLE_SIGNUP": "false",

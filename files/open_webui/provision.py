@@ -226,7 +226,9 @@ class Provisioning:
         status, found = self.api.call("GET", f"{path}/valves") if exists else (200, {})
         live = found if status == 200 and isinstance(found, dict) else {}
         changed = []
-        for key in sorted(want.keys() | live.keys()):
+        if not live:
+            changed.append("none is set")
+        for key in sorted(want.keys() | live.keys()) if live else ():
             if live.get(key) == want.get(key) and (key in live) == (key in want):
                 continue
             if key == "token":
@@ -325,6 +327,8 @@ class Provisioning:
         wanted = {}
         for client in self.want["clients"]:
             for name in dict.fromkeys([client["group"], *client["tags"]]):
+                if not name:
+                    continue  # no group was declared
                 wanted.setdefault(name, []).append(client)
         for name, members in wanted.items():
             group = live.get(name)
@@ -409,7 +413,7 @@ def main(arguments):
         run.run()
     except Unreachable as error:
         if applying:
-            print(f"{error}; see: journalctl -u droplet-open-webui", file=sys.stderr)
+            print(f"{error}; see: docker logs --tail 50 open-webui", file=sys.stderr)
             return 1
         print(json.dumps({"reachable": False, "differences": run.differences}))
         return 0

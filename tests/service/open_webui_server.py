@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import secrets
-import shlex
 import shutil
 import signal
 import socket
@@ -28,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from settings.images import pins
-from tasks.open_webui import FUNCTION, model_record, plain_environment
+from settings.open_webui import FUNCTION, model_record, plain_environment
 
 PROJECT = Path(__file__).parents[2]
 FILTER = PROJECT / "files" / "open_webui" / "memory_filter.py"
@@ -153,6 +152,7 @@ class Webhook:
     written: list[dict[str, Any]] = field(default_factory=list)
     refused: int = 0
     profiles: dict[str, dict[str, Any]] = field(default_factory=dict)
+    clients: dict[str, dict[str, Any]] = field(default_factory=dict)
     released: threading.Event = field(default_factory=threading.Event)
     port: int = 0
     server: ThreadingHTTPServer | None = None
@@ -220,6 +220,18 @@ class _WebhookHandler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def do_GET(self) -> None:
+        """The memory service's record of a client."""
+        found = self.server.webhook.clients.get(self.path.rsplit("/", 1)[1])
+        self._send(200 if found else 404, json.dumps(found or {"error": {"status": 404}}).encode())
+
+    def do_PUT(self) -> None:
+        clients = self.server.webhook.clients
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        user = self.path.rsplit("/", 1)[1]
+        clients[user] = {"client_id": 1_000_000 + len(clients), **clients.get(user, {}), **body}
+        self._send(200, json.dumps(clients[user]).encode())
 
     def do_POST(self) -> None:
         hook = self.server.webhook
@@ -359,6 +371,7 @@ class OpenWebui:
             "PATH": f"{venv / 'bin'}:{os.environ['PATH']}",
             "HOME": str(self.folder),
             "USE_SLIM_DOCKER": "true",
+            "FROM_INIT_PY": "true",  # as the package's own command sets it: the pages lie in the package
             "DATA_DIR": str(data),
             "STATIC_DIR": str(self.folder / "static"),
             "WEBUI_SECRET_KEY": self.secret("secret_key"),
@@ -501,8 +514,3 @@ def database(folder: Path) -> Iterator[str]:
         yield server.get_uri().replace("/postgres?", "/openwebui?")
     finally:
         server.cleanup()
-
-
-def quoted(command: list[str]) -> str:
-    """A command as a person would type it."""
-    return shlex.join(command)
