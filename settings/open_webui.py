@@ -52,7 +52,9 @@ def plain_environment(model: str, llm_base_url: str, public_url: str, admin_emai
         "ENABLE_OLLAMA_API": "false",
         "DEFAULT_MODELS": model,
         # Otherwise each chat carries 22 tool definitions (16 KB) to the model.
-        "DEFAULT_MODEL_METADATA": json.dumps({"capabilities": {"builtin_tools": False}}, separators=(",", ":")),
+        "DEFAULT_MODEL_METADATA": json.dumps(
+            {"capabilities": {"builtin_tools": False}}, separators=(",", ":")
+        ),
         # Scripts and curl: API keys exist for whoever the admin lets make one; their chats pass the hook.
         "ENABLE_API_KEYS": "true",
         "USER_PERMISSIONS_FEATURES_API_KEYS": "true",

@@ -379,6 +379,7 @@ class Filter:
             "timestamp": now_iso(),
             "chat_id": chat_id,
             "message_id": message_id,
+            "user_message_id": str(metadata.get("user_message_id") or question.get("id") or ""),
             "session_id": str(body.get("session_id") or metadata.get("session_id") or ""),
         }
         payload = json.dumps(turn, ensure_ascii=False).encode()

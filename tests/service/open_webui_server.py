@@ -93,7 +93,17 @@ def _slim_list(folder: Path) -> Path:
     python = str(folder / "bin" / "python")
     subprocess.run(["nice", "uv", "pip", "install", "--quiet", "--python", python, "pip"], check=True)
     subprocess.run(
-        [python, "-m", "pip", "download", "--quiet", "--no-deps", f"open-webui=={version()}", "-d", str(download)],
+        [
+            python,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            f"open-webui=={version()}",
+            "-d",
+            str(download),
+        ],
         check=True,
     )
     (wheel,) = download.glob("*.whl")
@@ -164,7 +174,9 @@ class Webhook:
         """Listen; a second start after a stop takes the same port."""
         self.server = _WebhookServer(("127.0.0.1", self.port), self)
         self.port = self.server.server_address[1]
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        threading.Thread(
+            target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+        ).start()
 
     def stop(self) -> None:
         """Refuse connections from now on."""
@@ -261,7 +273,11 @@ class _WebhookHandler(BaseHTTPRequestHandler):
             self._send(200, json.dumps({"success": True, "context": "x" * 2_000_000}).encode())
         elif assemble:
             profile = hook.profiles.get(body["client_id"], {"name": "", "tags": [], "metadata": {}})
-            answer = {"context": hook.context(body["client_id"]), "profile": profile, "execution_time_ms": 1.5}
+            answer = {
+                "context": hook.context(body["client_id"]),
+                "profile": profile,
+                "execution_time_ms": 1.5,
+            }
             self._send(200, json.dumps(answer).encode())
         else:
             key = (body["client_id"], body["chat_id"], body["message_id"])
@@ -435,9 +451,13 @@ class Chat:
     last: str | None = None
     session_id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    def send(self, text: str, parent: str | None = "last", temporary: bool = False) -> str:
-        """Send a turn without waiting; returns the id of the answer. ``parent``: which answer it follows."""
-        answer_id, user_id = str(uuid.uuid4()), str(uuid.uuid4())
+    def send(self, text: str, parent: str | None = "last", user_message_id: str = "") -> str:
+        """Send a turn without waiting; returns the id of the answer.
+
+        ``parent``: which answer it follows (None: it starts the chat). With the id of a message that the
+        chat has already, the answer to that message is generated once more.
+        """
+        answer_id, user_id = str(uuid.uuid4()), user_message_id or str(uuid.uuid4())
         follows = self.last if parent == "last" else parent
         body: dict[str, Any] = {
             "stream": True,
@@ -461,13 +481,9 @@ class Chat:
         }
         if self.chat_id:
             body["chat_id"] = self.chat_id
-        if temporary:
-            body["chat_id"] = "local:" + self.session_id
-            body["messages"] = [{"role": "user", "content": text}]
         answer = http("POST", f"{self.url}/api/chat/completions", body, self.token)
         assert answer.status == 200, f"the chat answered {answer.status}: {answer.text[:300]}"
-        if not temporary:
-            self.chat_id = answer.json["chat_id"]
+        self.chat_id = answer.json["chat_id"]
         self.last = answer_id
         return answer_id
 

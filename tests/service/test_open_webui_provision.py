@@ -106,7 +106,9 @@ def test_many_runs_sign_in_once(server: OpenWebui) -> None:
 
 def test_edited_code_is_put_back(server: OpenWebui) -> None:
     answer = http("GET", f"{server.url}/api/v1/functions/id/memory_filter", token=admin(server)).json
-    body = {key: answer[key] for key in ("id", "name", "meta")} | {"content": answer["content"] + "\n# edited\n"}
+    body = {key: answer[key] for key in ("id", "name", "meta")} | {
+        "content": answer["content"] + "\n# edited\n"
+    }
     post(server, "/api/v1/functions/id/memory_filter/update", body)
     repaired(server, ["the code of the function memory_filter differs"])
 
@@ -202,7 +204,14 @@ def test_a_server_that_does_not_answer_is_data_for_a_plan_and_one_sentence_for_a
 def test_settings_survive_a_restart_only_when_they_come_from_the_environment(server: OpenWebui) -> None:
     """ENABLE_PERSISTENT_CONFIG=false: what is clicked together in the admin pages is gone after a restart."""
     path = f"{server.url}/api/v1/configs/banners"
-    banner = {"id": "b", "type": "info", "title": "", "content": "clicked", "dismissible": True, "timestamp": 1}
+    banner = {
+        "id": "b",
+        "type": "info",
+        "title": "",
+        "content": "clicked",
+        "dismissible": True,
+        "timestamp": 1,
+    }
     assert http("POST", path, {"banners": [banner]}, admin(server)).status == 200
     assert len(http("GET", path, token=admin(server)).json) == 1
     server.stop()
