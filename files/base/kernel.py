@@ -85,7 +85,9 @@ def against_zram(wanted: bool, inside: str) -> str:
 
 def filesystem_of_root() -> str:
     """The type of the root filesystem, as /proc/mounts gives it last."""
-    kinds = [line.split()[2] for line in Path("/proc/mounts").read_text().splitlines() if line.split()[1] == "/"]
+    kinds = [
+        line.split()[2] for line in Path("/proc/mounts").read_text().splitlines() if line.split()[1] == "/"
+    ]
     return kinds[-1] if kinds else "unknown"
 
 
@@ -114,7 +116,9 @@ def swaps() -> list[str]:
 
 def compression() -> str:
     """The best algorithm this kernel offers for zram; zstd where the device cannot be asked yet."""
-    offered = (text_of(Path("/sys/block/zram0/comp_algorithm")) or "zstd").replace("[", "").replace("]", "").split()
+    offered = (
+        (text_of(Path("/sys/block/zram0/comp_algorithm")) or "zstd").replace("[", "").replace("]", "").split()
+    )
     return next(name for name in ("zstd", "lz4", "lzo-rle", offered[0]) if name in offered)
 
 
@@ -210,7 +214,8 @@ def swap_file_differences(possible: bool, size_mb: int) -> list[Difference]:
         return []
     return [
         Difference(
-            f"{SWAP_FILE} {', '.join(problems)}, expected {size_mb} MiB in use", lambda: make_swap_file(size_mb)
+            f"{SWAP_FILE} {', '.join(problems)}, expected {size_mb} MiB in use",
+            lambda: make_swap_file(size_mb),
         )
     ]
 

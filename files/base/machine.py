@@ -57,7 +57,9 @@ def hostname_differences(wanted: str) -> list[Difference]:
         found.append(
             Difference(
                 f"/etc/hosts does not know {wanted}",
-                lambda: write_atomically(Path("/etc/hosts"), "\n".join([*kept, f"127.0.1.1\t{wanted}"]) + "\n"),
+                lambda: write_atomically(
+                    Path("/etc/hosts"), "\n".join([*kept, f"127.0.1.1\t{wanted}"]) + "\n"
+                ),
             )
         )
     return found

@@ -9,8 +9,6 @@ that fails, nothing is installed, the old configuration stays in force, and the 
 from __future__ import annotations
 
 import hashlib
-import os
-import re
 import shutil
 import socket
 import subprocess
@@ -156,7 +154,12 @@ def wait_for_banner(port: int, daemon: subprocess.Popen[str] | None, address: st
 def log_in(port: int, key: Path, known_hosts: Path) -> None:
     """One real login as root with the algorithms of the client that deploys."""
     options = [f"{name}={value}" for name, value in CLIENT.items()]
-    options += ["BatchMode=yes", "IdentitiesOnly=yes", "StrictHostKeyChecking=accept-new", "ConnectTimeout=10"]
+    options += [
+        "BatchMode=yes",
+        "IdentitiesOnly=yes",
+        "StrictHostKeyChecking=accept-new",
+        "ConnectTimeout=10",
+    ]
     options += [f"UserKnownHostsFile={known_hosts}", "GlobalKnownHostsFile=/dev/null", "LogLevel=ERROR"]
     argv = ["ssh", "-F", "/dev/null", "-i", str(key), "-p", str(port)]
     for option in options:
@@ -300,7 +303,9 @@ def find() -> list[Difference]:
         found.append(Difference(problem, lambda: install(drop_in)))
     elif text_of(APPLIED) != f"{fingerprint()}\n":
         found.append(Difference("the running sshd has not read its present configuration", load))
-    if not any(succeeds(["systemctl", "is-enabled", "--quiet", f"ssh.{kind}"]) for kind in ("service", "socket")):
+    if not any(
+        succeeds(["systemctl", "is-enabled", "--quiet", f"ssh.{kind}"]) for kind in ("service", "socket")
+    ):
         found.append(Difference("sshd is not started at boot", enable))
     return found
 
