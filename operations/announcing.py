@@ -6,20 +6,22 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from pyinfra import logger
+from pyinfra.api.operation import OperationMeta
 from pyinfra.context import host, state
 
-_silent = False
+# By name, because pyinfra prepares its hosts side by side.
+_silent_hosts: set[str] = set()
 
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Announce nothing within: the commands are being looked at a second time."""
-    global _silent
-    _silent, before = True, _silent
+    """Announce nothing for the host under way: its commands are being looked at a second time."""
+    name = host.name
+    _silent_hosts.add(name)
     try:
         yield
     finally:
-        _silent = before
+        _silent_hosts.discard(name)
 
 
 def predicted() -> bool | None:
@@ -38,7 +40,7 @@ def predicted() -> bool | None:
 
 def announce(title: str, lines: Iterable[str] = ()) -> None:
     """Say what is going to change, once: before execution, or during it if nobody asked before."""
-    if _silent or predicted() is not None:
+    if host.name in _silent_hosts or predicted() is not None:
         return
     host.log(title, logger.info)
     for line in lines:
@@ -51,10 +53,6 @@ def announce_diff(title: str, lines: Iterable[str]) -> None:
         announce(title, lines)
 
 
-def will_change(triggers: Iterable[object]) -> bool:
+def will_change(triggers: Iterable[OperationMeta]) -> bool:
     """Whether any of these operation results changes, or has changed, its host."""
-    for trigger in triggers:
-        complete = trigger.is_complete()  # type: ignore[attr-defined]
-        if trigger.did_change() if complete else trigger.will_change:  # type: ignore[attr-defined]
-            return True
-    return False
+    return any(t.did_change() if t.is_complete() else t.will_change for t in triggers)

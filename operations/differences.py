@@ -49,9 +49,9 @@ def _changes(actual: Json, desired: Json, field: str, absent: bool) -> Iterator[
             yield from _changes(known.get(key), wanted, name, absent=key not in known)
         return
     # JSON has one kind of number, but True is no number.
-    if type(actual) is type(desired) or not (isinstance(actual, bool) or isinstance(desired, bool)):
-        if actual == desired and not absent:
-            return
+    same_kind = isinstance(actual, bool) == isinstance(desired, bool)
+    if same_kind and actual == desired and not absent:
+        return
     yield JsonChange(field, actual, desired, absent)
 
 

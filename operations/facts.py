@@ -80,7 +80,8 @@ class SecretFile(FactBase[SecretFileState]):
 
     # The digest is left out on purpose: that of a short secret can be guessed.
     _COMPARE: Final = (
-        'if base64 -d 2>/dev/null | cmp -s -- - "$1" && [ ! -L "$1" ]; then echo same; else echo differs; fi\n'
+        'if base64 -d 2>/dev/null | cmp -s -- - "$1" && [ ! -L "$1" ]\n'
+        "then echo same; else echo differs; fi\n"
         "sha256sum() { echo -; }\n"
     )
 
@@ -119,7 +120,8 @@ class Container(FactBase[ContainerState]):
         text = (
             NEVER_FAIL
             + 'unit=$1 reference=$2 record=$3; set -- "$unit"\n'
-            + 'printf "systemd\\t%s\\n" "$(systemctl --version 2>/dev/null | sed -n "1s/^systemd \\([0-9]*\\).*/\\1/p")"\n'
+            + "v=$(systemctl --version 2>/dev/null | sed -n '1s/^systemd \\([0-9]*\\).*/\\1/p')\n"
+            + 'printf "systemd\\t%s\\n" "$v"\n'
             + 'printf "text\\t%s\\n" "$(base64 -w 0 < "$unit" 2>/dev/null)"\n'
             + image_probe()
             + PROBE
@@ -239,7 +241,8 @@ class Reconcile(FactBase[ReconcilePlan]):
             + 'if [ ! -f "$1" ]; then echo absent; exit 0; fi\n'
             + "e=$(mktemp) || exit 0; trap 'rm -f \"$e\"' EXIT\n"
             + 'o=$(timeout 300 python3 "$1" plan 2>"$e"); s=$?\n'
-            + 'if [ "$s" -eq 0 ]; then printf "%s\\n" "$o"; else echo "failed $s"; tail -n 3 "$e"; fi; exit 0',
+            + 'if [ "$s" -eq 0 ]; then printf "%s\\n" "$o"; else echo "failed $s"; tail -n 3 "$e"; fi\n'
+            + "exit 0",
             path,
         )
 

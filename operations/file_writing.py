@@ -18,7 +18,8 @@ from settings import names
 _WRITE: Final = r"""
 set -eu
 d=$1; dir=$(dirname -- "$d")
-if [ -d "$d" ] && [ ! -L "$d" ]; then echo "$d is a directory on the host, a file was to be written" >&2; exit 1; fi
+fail() { echo "$1" >&2; exit 1; }
+if [ -d "$d" ] && [ ! -L "$d" ]; then fail "$d is a directory on the host, a file was to be written"; fi
 if [ ! -d "$dir" ]; then
   case "$dir/" in CONFIG_DIR/*) (umask 022; mkdir -p CONFIG_DIR);; esac
   (umask "$5"; mkdir -p -- "$dir")
@@ -28,7 +29,7 @@ t=$(mktemp -- "$dir/.incoming.XXXXXXXX")
 trap 'rm -f -- "$t"' EXIT; trap 'exit 1' HUP INT TERM
 base64 -d > "$t"
 n=$(wc -c < "$t")
-if [ "$n" -ne "$2" ]; then echo "upload of $d broke off: $n of $2 bytes arrived; run the deploy again" >&2; exit 1; fi
+[ "$n" -eq "$2" ] || fail "upload of $d broke off: $n of $2 bytes arrived; run the deploy again"
 chown -- "$3" "$t"; chmod -- "$4" "$t"; sync -- "$t"
 mv -fT -- "$t" "$d"
 """.replace("CONFIG_DIR", names.CONFIG_DIR)

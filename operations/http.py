@@ -21,7 +21,8 @@ while ! ready "$1" "$2" "$3"; do
   n=$((n+1))
   if [ "$n" -ge "$attempts" ]; then
     code=$(curl --silent --max-time 5 --output /dev/null --write-out '%{http_code}' -- "$1" 2>/dev/null)
-    echo "$1 is not ready after $attempts attempts $delay s apart: expected status $2, got ${code:-none (no curl)}" >&2
+    echo "$1 is not ready after $attempts attempts $delay s apart:" \
+      "expected status $2, got ${code:-none (no curl)}; see its service's log" >&2
     exit 1
   fi
   sleep "$delay"

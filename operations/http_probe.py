@@ -29,7 +29,7 @@ if [ "$m" != GET ]; then set -- "$@" --header 'Content-Type: application/json' -
 o=$(curl "$@" -- "$url" 2>&1) || fail "no answer: $(printf '%s' "$o" | head -c 300)"
 if [ "$mood" = insist ]; then
   case "$o" in *'##HTTP##2'??) exit 0;; esac
-  fail "expected a 2xx answer, got $(printf '%s' "$o" | tail -n 1 | sed 's/##HTTP##//'); see the service's own log"
+  fail "expected a 2xx answer, got ${o##*'##HTTP##'}; see the service's own log"
 fi
 printf '%s\n' "$o"
 """

@@ -63,13 +63,12 @@ def parse_image(values: Mapping[str, str]) -> ImageState:
 _PULL = r"""
 set -eu
 if [ "$3" = pull ]; then
-  if ! command -v docker >/dev/null; then echo "cannot pull $1: docker is not installed on the host" >&2; exit 1; fi
+  fail() { echo "cannot pull $1: $2" >&2; exit 1; }
+  command -v docker >/dev/null || fail "$1" "docker is not installed on the host"
   n=0
   until docker pull --quiet "$1" >/dev/null; do
-    n=$((n+1)); if [ "$n" -ge 3 ]; then
-      echo "cannot pull $1 (tried 3 times): check image_registry, images.toml and the host's way to the registry" >&2
-      exit 1
-    fi
+    n=$((n+1))
+    [ "$n" -lt 3 ] || fail "$1" "tried 3 times; check image_registry, images.toml and the way to the registry"
     sleep "$n"
   done
 fi

@@ -1,3 +1,4 @@
+# ruff: noqa: S608  every name goes through identifier(), every text through literal()
 """Which migrations are to be applied, and why a set of them is refused."""
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def ordered_migrations(files: Iterable[tuple[str, str]]) -> list[Migration]:
             )
         if _META.search(sql):
             raise MigrationError(
-                f"migration {name} holds a psql command (a line that begins with a backslash); write plain SQL"
+                f"migration {name} holds a psql command (a line begins with a backslash); write plain SQL"
             )
         migrations.append(Migration(int(match.group(1)), name, sql))
     migrations.sort(key=lambda migration: (migration.number, migration.name))
@@ -105,18 +106,16 @@ def pending_migrations(migrations: Sequence[Migration], applied: Iterable[Applie
 
 
 def applied_query(schema: str) -> str:
-    """A query for the record: a JSON list, empty when there is no table yet."""
-    table = literal(f"{identifier(schema)}.schema_migrations")
-    # to_regclass decides first; query_to_xml lets one statement read a table that may not exist.
-    query = literal(
-        "select number, name, checksum from " + f"{identifier(schema)}.schema_migrations order by number"
-    )
+    """A psql script for the record: a JSON list, empty when there is no table yet."""
+    table = f"{identifier(schema)}.schema_migrations"
+    rows = f"select number, name, checksum from {table} order by number"  # noqa: S608  quoted
     return (
-        f"select case when to_regclass({table}) is null then '[]'::json else coalesce((select json_agg("
-        "json_build_object('number', (xpath('/row/number/text()', x))[1]::text::int, "
-        "'name', (xpath('/row/name/text()', x))[1]::text, "
-        "'checksum', (xpath('/row/checksum/text()', x))[1]::text)) "
-        f"from unnest(xpath('/table/row', query_to_xml({query}, false, false, ''))) x), '[]'::json) end;"
+        f"select to_regclass({literal(table)}) is not null as there \\gset\n"
+        "\\if :there\n"
+        f"select coalesce(json_agg(r), '[]') from ({rows}) r;\n"
+        "\\else\n"
+        "select '[]';\n"
+        "\\endif\n"
     )
 
 

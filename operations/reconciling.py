@@ -15,7 +15,9 @@ from operations.host_paths import checked_path
 from operations.shell import script as shell_script
 
 _APPLY: Final = r"""
-if [ ! -f "$1" ]; then echo "the reconcile script $1 is not on the host; upload it before this operation" >&2; exit 1; fi
+if [ ! -f "$1" ]; then
+  echo "the reconcile script $1 is not on the host; upload it before this operation" >&2; exit 1
+fi
 exec timeout 900 python3 "$1" apply
 """
 

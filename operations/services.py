@@ -19,21 +19,18 @@ from operations.shell import script
 # that dies on its configuration is "active" for a moment.
 _APPLY: Final = r"""
 u=$1 verb=$2 limit=$3
-if ! systemctl "$verb" -- "$u"; then
-  echo "systemctl $verb $u failed; its last lines:" >&2; journalctl -u "$u" -n 20 --no-pager -o cat >&2; exit 1
-fi
-steady=0 n=0 before=$(systemctl show -P NRestarts -- "$u" 2>/dev/null)
+fail() { echo "$1; its last lines:" >&2; journalctl -u "$u" -n 20 --no-pager -o cat >&2; exit 1; }
+attempts() { systemctl show -P NRestarts -- "$u" 2>/dev/null; }
+systemctl "$verb" -- "$u" || fail "systemctl $verb $u failed"
+steady=0 n=0 before=$(attempts)
 while [ "$n" -lt "$limit" ]; do
-  state=$(systemctl is-active -- "$u")
-  if [ "$state" = active ] && [ "$(systemctl show -P NRestarts -- "$u" 2>/dev/null)" = "$before" ]; then
-    steady=$((steady+1)); [ "$steady" -ge 3 ] && exit 0
-  elif [ "$state" = failed ]; then break
-  else steady=0; before=$(systemctl show -P NRestarts -- "$u" 2>/dev/null); fi
-  n=$((n+1)); sleep 1
+  state=$(systemctl is-active -- "$u") now=$(attempts)
+  [ "$state" != failed ] || break
+  if [ "$state" = active ] && [ "$now" = "$before" ]; then steady=$((steady+1)); else steady=0; fi
+  [ "$steady" -lt 3 ] || exit 0
+  before=$now n=$((n+1)); sleep 1
 done
-echo "$u is $state, not active, $limit s after systemctl $verb; its last lines:" >&2
-journalctl -u "$u" -n 20 --no-pager -o cat >&2
-exit 1
+fail "$u is $state, not steadily active, $n s after systemctl $verb"
 """
 
 # $1 path, $2 digest. The directory is made here because this is the only writer.

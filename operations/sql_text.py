@@ -1,3 +1,4 @@
+# ruff: noqa: S608  every name goes through identifier(), every text through literal()
 """SQL and the way it gets into the Postgres of a container: psql, with the SQL on standard input.
 
 Scripts get ``$1`` container, ``$2`` seconds to wait for the server, and then their own arguments.
@@ -85,10 +86,8 @@ exit 0
 QUERY_DATABASE: Final = (
     _READY
     + r"""
-there=$(printf '%s' "select 1 from pg_database where datname = :'d'" |
-  docker exec -i -u postgres -e PGCLIENTENCODING=UTF8 "$c" \
-    psql -X -q -A -t -v ON_ERROR_STOP=1 -v d="$3" -U postgres -d postgres -f - 2>/dev/null) || { echo null; exit 0; }
-[ "$there" = 1 ] || { echo '{}'; exit 0; }
+there=$(printf '%s' "select datname from pg_database" | ask postgres) || { echo null; exit 0; }
+printf '%s\n' "$there" | grep -qxF -- "$3" || { echo '{}'; exit 0; }
 printf '%s' "$4" | ask "$3" || echo null
 exit 0
 """
@@ -137,10 +136,12 @@ CONFIRM_LOGIN: Final = (
     + r"""
 case "$(login "$2" "$3")" in
   ok) exit 0;;
-  no-file) echo "role $2 cannot be checked: its password file $3 is not on the host; write it with secret_file first" >&2;;
-  trusted) echo "Postgres lets $2 in without a password: pg_hba.conf must ask for scram-sha-256 on the container network" >&2;;
-  *) echo "role $2 cannot log in with the password in $3: the file and the deploy's secret differ, or pg_hba.conf has no line for it" >&2;;
+  no-file) why="there is no file $3 on the host; write it with secret_file first";;
+  trusted) why="Postgres asked for no password; pg_hba.conf must demand scram-sha-256";;
+  no-login) why="the role lacks LOGIN";;
+  *) why="the password in $3 is not the deploy's secret, or pg_hba.conf has no line for the role";;
 esac
+echo "the login of role $2 could not be confirmed: $why" >&2
 exit 1
 """
 )
@@ -211,9 +212,10 @@ def database_query(database: str) -> str:
     return (
         "select json_build_object('owner', pg_get_userbyid(d.datdba), "
         "'extensions', coalesce((select json_agg(extname) from pg_extension), '[]'), "
-        "'schemas', coalesce((select json_object_agg(nspname, pg_get_userbyid(nspowner)) from pg_namespace), '{}'), "
+        "'schemas', (select json_object_agg(nspname, pg_get_userbyid(nspowner)) from pg_namespace), "
         "'settings', coalesce((select json_object_agg(split_part(s, '=', 1), substr(s, strpos(s, '=') + 1)) "
-        "from unnest((select setconfig from pg_db_role_setting where setdatabase = d.oid and setrole = 0)) s), '{}'), "
+        "from unnest((select setconfig from pg_db_role_setting "
+        "where setdatabase = d.oid and setrole = 0)) s), '{}'), "
         "'public', exists(select from aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a "
         "where a.grantee = 0), "
         "'connect', coalesce((select json_agg(pg_get_userbyid(a.grantee)) "

@@ -14,6 +14,8 @@ RELEASE_FILE: Final = "/etc/memory-droplet-release"
 NETWORK: Final = "n8n_syncbricks"
 NETWORK_SUBNET: Final = "172.30.0.0/24"
 NETWORK_GATEWAY: Final = "172.30.0.1"
+#: Docker would name it after a random id; the firewall has to know it.
+NETWORK_BRIDGE: Final = "br-memory"
 
 POSTGRES_PORT: Final = 5432
 QDRANT_PORT: Final = 6333

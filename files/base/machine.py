@@ -1,10 +1,11 @@
-"""Who and where the machine is: host name, time zone, administrator, periodic upgrades.
+"""Who and where the machine is: host name, time zone, locale, administrator, periodic upgrades.
 
 Reads ``/etc/memory-droplet/base/machine.json``; one pass over all of it costs a deploy one round trip.
 """
 
 from __future__ import annotations
 
+import grp
 import json
 import os
 import pwd
@@ -26,6 +27,7 @@ class Machine(TypedDict):
 
     hostname: str
     timezone: str
+    locale: str
     admin_user: str
     admin_ssh_keys: list[str]
     timers: list[str]
@@ -89,9 +91,42 @@ def timezone_differences(wanted: str) -> list[Difference]:
     return [Difference(f"time zone is {current}, expected {wanted}", lambda: set_timezone(wanted))]
 
 
+def locale_differences(wanted: str) -> list[Difference]:
+    """A locale that is not built into the C library has to be generated."""
+    if not wanted or wanted.upper() in ("C", "POSIX", "C.UTF-8"):
+        return []
+    spelled = wanted.lower().replace("-", "")
+    if spelled in (name.lower().replace("-", "") for name in run(["locale", "--all-locales"]).split()):
+        return []
+
+    def generate() -> None:
+        supported = text_of(Path("/usr/share/i18n/SUPPORTED")) or ""
+        lines = [line for line in supported.splitlines() if line.split()[:1] == [wanted]]
+        if not lines:
+            raise Refused(f"setting locale is {wanted!r}, which /usr/share/i18n/SUPPORTED does not list")
+        listed = text_of(Path("/etc/locale.gen")) or ""
+        if lines[0] not in listed.splitlines():
+            write_atomically(Path("/etc/locale.gen"), f"{listed.rstrip()}\n{lines[0]}\n")
+        run(["locale-gen"], timeout_s=300)
+
+    return [Difference(f"locale {wanted} is not generated", generate)]
+
+
 def create_admin(user: str) -> None:
     """An account with a home and no password: only a key opens it."""
-    run(["useradd", "--create-home", "--user-group", "--shell", "/bin/bash", user])
+    try:
+        # Debian has groups of its own named operator, staff, ...; a person gets none of their rights.
+        grp.getgrnam(user)
+        group = ["--no-user-group", "--gid", "users"]
+    except KeyError:
+        group = ["--user-group"]
+    run(["useradd", "--create-home", *group, "--shell", "/bin/bash", user])
+
+
+def keys_of_root() -> list[str]:
+    """The keys that log in as root already."""
+    lines = (text_of(Path("/root/.ssh/authorized_keys")) or "").splitlines()
+    return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
 def write_keys(user: str, keys: list[str]) -> None:
@@ -114,6 +149,9 @@ def admin_differences(user: str, keys: list[str]) -> list[Difference]:
         return []
     if user == "root" or not re.fullmatch(r"[a-z_][a-z0-9_-]{0,30}", user):
         raise Refused(f"setting admin_user is {user!r}, expected a lower-case account name other than root")
+    whose = "setting admin_ssh_keys"
+    if not keys:
+        keys, whose = keys_of_root(), "root"
     wanted = "".join(f"{key}\n" for key in keys)
     try:
         account = pwd.getpwnam(user)
@@ -135,7 +173,7 @@ def admin_differences(user: str, keys: list[str]) -> list[Difference]:
         have = len((text_of(path) or "").splitlines())
         found.append(
             Difference(
-                f"{path} holds {have} lines that are not exactly the {len(keys)} of setting admin_ssh_keys",
+                f"{path} holds {have} lines that are not exactly the {len(keys)} of {whose}",
                 lambda: write_keys(user, keys),
             )
         )
@@ -177,6 +215,7 @@ def find() -> list[Difference]:
     return [
         *hostname_differences(wanted["hostname"]),
         *timezone_differences(wanted["timezone"]),
+        *locale_differences(wanted["locale"]),
         *admin_differences(wanted["admin_user"], wanted["admin_ssh_keys"]),
         *timer_differences(wanted["timers"]),
     ]
