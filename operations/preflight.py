@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 
-from pyinfra import host
-from pyinfra.api import FactBase, OperationError, StringCommand, operation
+from pyinfra.api.command import PyinfraCommand, StringCommand
+from pyinfra.api.exceptions import OperationError
+from pyinfra.api.facts import FactBase
+from pyinfra.api.operation import operation
+from pyinfra.context import host
 
 #: What Debian calls the releases that the deploy was written for.
 SUPPORTED = {("debian", "12"), ("debian", "13"), ("ubuntu", "24.04")}
@@ -92,7 +95,7 @@ def problems(machine: Machine, ports: Mapping[int, str], least_free_mb: int) -> 
 
 
 @operation(is_idempotent=True)
-def machine_fit(ports: Mapping[int, str], least_free_mb: int) -> Generator[StringCommand, None, None]:
+def machine_fit(ports: Mapping[int, str], least_free_mb: int) -> Generator[PyinfraCommand, None, None]:
     """Refuse a machine of another system, with a full disk or with one of our ports taken.
 
     Never changes anything; a machine that cannot work ends the run before the first change.

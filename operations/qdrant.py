@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from typing import Any
 
-from pyinfra import host, state
-from pyinfra.api import OperationError, QuoteString, StringCommand, operation
+from pyinfra.api.command import PyinfraCommand
+from pyinfra.api.exceptions import OperationError
+from pyinfra.api.operation import operation
+from pyinfra.context import host, state
 
-from operations.http import HttpJson
+from operations.announcing import announce_diff
+from operations.facts import FileStates, HttpObject
+from operations.http_probe import http_request
 from operations.qdrant_plan import WrongVectors, plan
+from operations.service_plan import stamp_path
+from operations.shell import refusal
+from settings import names
 
 
 @operation()
@@ -19,7 +26,7 @@ def qdrant_collection(
     declared: Mapping[str, Any],
     indexes: Mapping[str, Mapping[str, Any]],
     header_file: str,
-) -> Generator[StringCommand, None, None]:
+) -> Generator[PyinfraCommand, None, None]:
     """Bring a collection and its payload indexes to their declaration.
 
     + url: the base URL as seen on the host, e.g. ``http://127.0.0.1:6333``
@@ -37,28 +44,36 @@ def qdrant_collection(
             indexes={"client_id": {"type": "integer"}}, header_file="/root/header",
         )
     """
-    found = host.get_fact(HttpJson, url=f"{url}/collections/{collection}", header_file=header_file)
-    if found.status not in (0, 200, 404):
-        raise OperationError(
-            f"Qdrant answered {found.status} when asked for {collection}; check its API key in {header_file}."
+    answer = host.get_fact(HttpObject, url=f"{url}/collections/{collection}", header_file=header_file)
+    if answer.status == 0:
+        if state.is_executing:
+            yield refusal(f"Qdrant does not answer at {url}; see `journalctl -u {names.unit('qdrant')}`")
+            return
+        stamp = stamp_path(names.unit("qdrant"))
+        if host.get_fact(FileStates, paths=[stamp])[stamp].kind == "file":
+            # It ran before: what a dry run has to show is the stopped unit, which `service` does.
+            host.noop(f"cannot be looked at before {names.unit('qdrant')} runs again")
+            return
+    elif answer.status not in (200, 404):
+        yield refusal(
+            f"Qdrant answered GET {url}/collections/{collection} with status {answer.status}, expected 200 "
+            f"or 404; check that {header_file} holds its API key"
         )
-    if found.status == 0 and state.is_executing:
-        raise OperationError(f"Qdrant does not answer at {url}; see: journalctl -u droplet-qdrant")
-    live = found.body["result"] if found.status == 200 else None
+        return
+    body = answer.body if isinstance(answer.body, dict) else {}
+    live = body.get("result") if answer.status == 200 else None
     try:
-        requests = plan(collection, declared, indexes, live)
+        requests = plan(collection, declared, indexes, live if isinstance(live, dict) else None)
     except WrongVectors as error:
-        raise OperationError(f"Qdrant: {error}") from None
+        if state.is_executing:
+            yield refusal(str(error))
+            return
+        raise OperationError(f"Qdrant on {host.name}: {error}") from None
     if not requests:
         host.noop(f"collection {collection} is as declared")
         return
+    announce_diff(f"Qdrant at {url}", [request.sentence for request in requests])
     for request in requests:
-        yield StringCommand(
-            "curl -sS --fail-with-body -o /dev/null -X",
-            request.method,
-            "-H",
-            QuoteString(f"@{header_file}"),
-            "-H 'Content-Type: application/json' --data-binary @-",
-            QuoteString(f"{url}{request.path}"),
-            _stdin=request.payload(),
+        yield http_request(
+            request.method, f"{url}{request.path}", header_file, tolerate=False, body=dict(request.body)
         )

@@ -49,9 +49,9 @@ _MEMORY_BLOCK = re.compile(r"<user_memory\b[^>]*>(.*?)</user_memory>", re.DOTALL
 _STOP = frozenset(
     re.findall(
         r"\w+",
-        "a an and are as at be but by did do does for from had has have he her his i in is it its me my of on or"
-        " our she so that the their them they this to was we were what when where which who whom why will with"
-        " you your tell please know remember whats s",
+        "a an and are as at be but by did do does for from had has have he her his i in is it its me my of"
+        " on or our she so that the their them they this to was we were what when where which who whom why"
+        " will with you your tell please know remember whats s",
     )
 )
 
