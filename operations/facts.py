@@ -47,6 +47,7 @@ class FileTexts(FactBase[dict[str, bytes]]):
     def command(self, paths: Sequence[str]) -> StringCommand:
         """Print each file as one line of base64 and its path."""
         return script(
+            "# texts of files\n"
             'for p in "$@"; do printf "%s\\t%s\\n" "$(base64 -w 0 < "$p")" "$p"; done 2>/dev/null; exit 0',
             *paths,
         )
@@ -87,7 +88,7 @@ class SecretFile(FactBase[SecretFileState]):
 
     def command(self, path: str, directory: str) -> StringCommand:
         """Compare, then probe the file and its directory."""
-        return script(NEVER_FAIL + self._COMPARE + PROBE, path, directory)
+        return script("# compare a secret file\n" + NEVER_FAIL + self._COMPARE + PROBE, path, directory)
 
     @staticmethod
     def default() -> SecretFileState:
@@ -118,7 +119,8 @@ class Container(FactBase[ContainerState]):
     def command(self, unit_path: str, reference: str, record: str) -> StringCommand:
         """One command for all of it."""
         text = (
-            NEVER_FAIL
+            "# state of a container's unit and image\n"
+            + NEVER_FAIL
             + 'unit=$1 reference=$2 record=$3; set -- "$unit"\n'
             + "v=$(systemctl --version 2>/dev/null | sed -n '1s/^systemd \\([0-9]*\\).*/\\1/p')\n"
             + 'printf "systemd\\t%s\\n" "$v"\n'
@@ -154,7 +156,11 @@ class Image(FactBase[ImageState]):
 
     def command(self, reference: str, record: str) -> StringCommand:
         """Inspect and read the record."""
-        return script(NEVER_FAIL + "reference=$1 record=$2\n" + image_probe() + "exit 0", reference, record)
+        return script(
+            "# state of an image\n" + NEVER_FAIL + "reference=$1 record=$2\n" + image_probe() + "exit 0",
+            reference,
+            record,
+        )
 
     @staticmethod
     def default() -> ImageState:
@@ -171,7 +177,7 @@ class Service(FactBase[ServiceState]):
 
     def command(self, unit: str, stamp: str, reads: Sequence[str]) -> StringCommand:
         """Ask systemd and digest the files."""
-        return script(NEVER_FAIL + service_probe(), unit, stamp, *reads)
+        return script(service_probe(), unit, stamp, *reads)
 
     @staticmethod
     def default() -> ServiceState:
@@ -237,7 +243,7 @@ class Reconcile(FactBase[ReconcilePlan]):
     def command(self, path: str) -> StringCommand:
         """Run it; its standard error comes back only if it fails."""
         return script(
-            NEVER_FAIL
+            "# what a script would reconcile\n"
             + 'if [ ! -f "$1" ]; then echo absent; exit 0; fi\n'
             + "e=$(mktemp) || exit 0; trap 'rm -f \"$e\"' EXIT\n"
             + 'o=$(timeout 300 python3 "$1" plan 2>"$e"); s=$?\n'
@@ -274,7 +280,7 @@ class SqlAnswer(FactBase[Json]):
 
     def command(self, probe: str, arguments: Sequence[str]) -> StringCommand:
         """``probe`` is a script of ``operations.sql_text``; it prints one JSON text."""
-        return script(NEVER_FAIL + probe, *arguments)
+        return script(probe, *arguments)
 
     @staticmethod
     def default() -> Json:

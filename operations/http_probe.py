@@ -10,13 +10,14 @@ from typing import Final
 from pyinfra.api.command import StringCommand
 
 from operations.differences import Json
-from operations.shell import NEVER_FAIL, script
+from operations.shell import script
 
 _MARK: Final = "##HTTP##"
 
 # $1 method, $2 URL, $3 file with header lines or empty, $4 "tolerate" or "insist".
 # The header file keeps tokens out of the process list; curl reads it with -H @file.
 _REQUEST: Final = r"""
+# HTTP request (method, URL, file with headers, whether a failure is data)
 m=$1 url=$2 headers=$3 mood=$4
 fail() { [ "$mood" = tolerate ] && exit 0; echo "$m $url: $1" >&2; exit 1; }
 command -v curl >/dev/null 2>&1 || fail "curl is not installed on the host"
@@ -36,6 +37,7 @@ printf '%s\n' "$o"
 
 # ready URL STATUS KEY: one look; the body must hold "KEY": when KEY is given.
 _READY: Final = r"""
+# wait for HTTP (URL, status, JSON key, attempts, seconds between)
 ready() {
   command -v curl >/dev/null 2>&1 || return 1
   b=$(curl --silent --max-time 5 --write-out '\n##HTTP##%{http_code}' -- "$1" 2>/dev/null) || return 1
@@ -55,7 +57,7 @@ class HttpAnswer:
 
 def ready_probe() -> str:
     """Shell that defines the function ``ready URL STATUS KEY``."""
-    return NEVER_FAIL + _READY
+    return _READY
 
 
 def http_request(

@@ -15,6 +15,7 @@ from operations.host_paths import checked_path
 from operations.shell import script as shell_script
 
 _APPLY: Final = r"""
+# reconcile (script)
 if [ ! -f "$1" ]; then
   echo "the reconcile script $1 is not on the host; upload it before this operation" >&2; exit 1
 fi

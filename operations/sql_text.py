@@ -62,6 +62,7 @@ def checked_extensions(extensions: Iterable[str]) -> list[str]:
 
 
 _READY: Final = r"""
+# ask Postgres (container, seconds to wait, ...)
 c=$1 wait=$2
 command -v docker >/dev/null 2>&1 || { echo null; exit 0; }
 until docker exec "$c" pg_isready --quiet --host 127.0.0.1 2>/dev/null; do
@@ -124,6 +125,7 @@ exit 0
 
 # $1 container, $2 database; SQL on standard input.
 RUN: Final = r"""
+# run SQL (container, database)
 command -v docker >/dev/null 2>&1 || { echo "docker is not installed on the host" >&2; exit 1; }
 docker exec -i -u postgres -e PGCLIENTENCODING=UTF8 "$1" \
   psql -X -q -v ON_ERROR_STOP=1 -v VERBOSITY=terse -U postgres -d "$2" -f - >/dev/null
@@ -131,7 +133,7 @@ docker exec -i -u postgres -e PGCLIENTENCODING=UTF8 "$1" \
 
 # $1 container, $2 role, $3 password file: the file must now log the role in.
 CONFIRM_LOGIN: Final = (
-    "c=$1\n"
+    "# confirm a login (container, role, password file)\nc=$1\n"
     + _LOGIN
     + r"""
 case "$(login "$2" "$3")" in
