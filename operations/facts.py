@@ -18,7 +18,7 @@ from pyinfra.api.facts import FactBase
 
 from operations.differences import Json
 from operations.file_states import PROBE, FileState, parse_probe
-from operations.http_probe import HttpAnswer, http_request, parse_answer, ready_probe
+from operations.http_probe import HttpAnswer, Readiness, http_request, parse_answer, ready_probe
 from operations.images_on_host import ImageState, image_probe, parse_image
 from operations.service_plan import ServiceState, parse_service, service_probe
 from operations.shell import NEVER_FAIL, script
@@ -189,26 +189,29 @@ class Service(FactBase[ServiceState]):
         return parse_service(output)
 
 
-class HttpReady(FactBase[bool]):
-    """Whether a URL answers as expected at this moment."""
+class HttpReady(FactBase[Readiness]):
+    """Whether a URL answers as expected within some attempts; they are only made if it did before."""
 
-    def command(self, url: str, status: int, json_key: str | None) -> StringCommand:
-        """Try once."""
-        return script(
-            ready_probe() + 'if ready "$@"; then echo ready; else echo waiting; fi',
-            url,
-            str(status),
-            json_key or "",
+    def command(
+        self, url: str, status: int, json_key: str | None, marker: str, attempts: int, delay_s: float
+    ) -> StringCommand:
+        """Look at the note, then at the URL."""
+        text = (
+            ready_probe()
+            + 'if [ -f "$6" ]; then echo before; n=$4; else n=1; fi\n'
+            + 'until ready "$1" "$2" "$3"; do n=$((n-1)); [ "$n" -gt 0 ] || exit 0; sleep "$5"; done\n'
+            + "echo ready; exit 0"
         )
+        return script(text, url, str(status), json_key or "", str(attempts), f"{delay_s:g}", marker)
 
     @staticmethod
-    def default() -> bool:
-        """Not ready."""
-        return False
+    def default() -> Readiness:
+        """Never ready."""
+        return Readiness()
 
-    def process(self, output: list[str]) -> bool:
-        """True when ready."""
-        return output[-1:] == ["ready"]
+    def process(self, output: list[str]) -> Readiness:
+        """Ready now, ready before."""
+        return Readiness("ready" in output, "before" in output)
 
 
 class HttpObject(FactBase[HttpAnswer]):
@@ -230,26 +233,30 @@ class HttpObject(FactBase[HttpAnswer]):
 
 @dataclass(frozen=True)
 class ReconcilePlan:
-    """What a reconcile script would do; ``error`` is why there is no plan."""
+    """What a reconcile script would do; ``error`` is why there is no plan, ``before`` that it was applied."""
 
     reachable: bool = False
     differences: tuple[str, ...] = ()
     error: str = ""
+    before: bool = False
 
 
 class Reconcile(FactBase[ReconcilePlan]):
     """The plan that a script on the host makes."""
 
-    def command(self, path: str) -> StringCommand:
+    def command(self, path: str, marker: str) -> StringCommand:
         """Run it; its standard error comes back only if it fails."""
         return script(
             "# what a script would reconcile\n"
-            + 'if [ ! -f "$1" ]; then echo absent; exit 0; fi\n'
-            + "e=$(mktemp) || exit 0; trap 'rm -f \"$e\"' EXIT\n"
-            + 'o=$(timeout 300 python3 "$1" plan 2>"$e"); s=$?\n'
-            + 'if [ "$s" -eq 0 ]; then printf "%s\\n" "$o"; else echo "failed $s"; tail -n 3 "$e"; fi\n'
-            + "exit 0",
+            'if [ -f "$2" ]; then echo before; else echo never; fi\n'
+            'if [ ! -f "$1" ]; then echo absent; exit 0; fi\n'
+            "command -v python3 >/dev/null || { echo absent; exit 0; }\n"
+            "e=$(mktemp) || exit 0; trap 'rm -f \"$e\"' EXIT\n"
+            'o=$(timeout 300 python3 "$1" plan 2>"$e"); s=$?\n'
+            'if [ "$s" -eq 0 ]; then printf "%s\\n" "$o"; else echo "failed $s"; tail -n 3 "$e"; fi\n'
+            "exit 0",
             path,
+            marker,
         )
 
     @staticmethod
@@ -259,20 +266,25 @@ class Reconcile(FactBase[ReconcilePlan]):
 
     def process(self, output: list[str]) -> ReconcilePlan:
         """The plan, or the reason why there is none."""
-        text = "\n".join(output).strip()
+        before = output[:1] == ["before"]
+        text = "\n".join(output[1:]).strip()
         if text == "absent":
-            return ReconcilePlan()
+            return ReconcilePlan(before=before)
         if text.startswith("failed "):
-            return ReconcilePlan(error=" ".join(text.split("\n")[1:]) or f"plan {text}")
+            return ReconcilePlan(error=" ".join(text.split("\n")[1:]) or f"plan {text}", before=before)
         try:
             plan: Json = json.loads(text)
         except ValueError:
             plan = None
         if not isinstance(plan, dict) or not isinstance(plan.get("differences"), list):
-            return ReconcilePlan(error=f"`plan` did not print its JSON object but: {text[:200]}")
+            return ReconcilePlan(
+                error=f"`plan` did not print its JSON object but: {text[:200]}", before=before
+            )
         differences = plan["differences"]
         assert isinstance(differences, list)
-        return ReconcilePlan(plan.get("reachable") is True, tuple(str(line) for line in differences))
+        return ReconcilePlan(
+            plan.get("reachable") is True, tuple(str(line) for line in differences), before=before
+        )
 
 
 class SqlAnswer(FactBase[Json]):

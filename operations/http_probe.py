@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -11,6 +12,7 @@ from pyinfra.api.command import StringCommand
 
 from operations.differences import Json
 from operations.shell import script
+from settings import names
 
 _MARK: Final = "##HTTP##"
 
@@ -37,7 +39,7 @@ printf '%s\n' "$o"
 
 # ready URL STATUS KEY: one look; the body must hold "KEY": when KEY is given.
 _READY: Final = r"""
-# wait for HTTP (URL, status, JSON key, attempts, seconds between)
+# wait for HTTP (URL, status, JSON key, attempts, seconds between, note)
 ready() {
   command -v curl >/dev/null 2>&1 || return 1
   b=$(curl --silent --max-time 5 --write-out '\n##HTTP##%{http_code}' -- "$1" 2>/dev/null) || return 1
@@ -53,6 +55,19 @@ class HttpAnswer:
 
     status: int = 0
     body: Json = None
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """Whether a URL answers as expected, and whether it was noted before that it did."""
+
+    ready: bool = False
+    before: bool = False
+
+
+def ready_marker(url: str) -> str:
+    """Where it is noted that a URL was ready."""
+    return f"{names.APPLIED_DIR}/ready-{re.sub(r'[^A-Za-z0-9.]+', '-', url).strip('-')}"
 
 
 def ready_probe() -> str:
