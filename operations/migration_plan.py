@@ -1,4 +1,3 @@
-# ruff: noqa: S608  every name goes through identifier(), every text through literal()
 """Which migrations are to be applied, and why a set of them is refused."""
 
 from __future__ import annotations
@@ -108,7 +107,7 @@ def pending_migrations(migrations: Sequence[Migration], applied: Iterable[Applie
 def applied_query(schema: str) -> str:
     """A psql script for the record: a JSON list, empty when there is no table yet."""
     table = f"{identifier(schema)}.schema_migrations"
-    rows = f"select number, name, checksum from {table} order by number"  # noqa: S608  quoted
+    rows = f"select number, name, checksum from {table} order by number"
     return (
         f"select to_regclass({literal(table)}) is not null as there \\gset\n"
         "\\if :there\n"

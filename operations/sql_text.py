@@ -1,4 +1,3 @@
-# ruff: noqa: S608  every name goes through identifier(), every text through literal()
 """SQL and the way it gets into the Postgres of a container: psql, with the SQL on standard input.
 
 Scripts get ``$1`` container, ``$2`` seconds to wait for the server, and then their own arguments.
