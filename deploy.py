@@ -21,6 +21,7 @@ from tasks.preflight import preflight
 from tasks.qdrant import qdrant
 from tasks.release import release
 from tasks.ssh import ssh
+from tasks.tunnel import tunnel
 
 COMPONENTS = {
     "preflight": preflight,
@@ -36,6 +37,9 @@ COMPONENTS = {
     "open_webui": open_webui,
     "release": release,
 }
+
+if host.data.ingress == "cloudflare":
+    COMPONENTS["tunnel"] = tunnel
 
 with one_sentence():
     options = prepare(host)
