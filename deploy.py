@@ -34,12 +34,10 @@ COMPONENTS = {
     "memory_service": memory_service,
     "n8n": n8n,
     "ingress": ingress,
+    "tunnel": tunnel,
     "open_webui": open_webui,
     "release": release,
 }
-
-if host.data.ingress == "cloudflare":
-    COMPONENTS["tunnel"] = tunnel
 
 with one_sentence():
     options = prepare(host)
