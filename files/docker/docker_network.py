@@ -26,11 +26,9 @@ class Network(TypedDict):
 
 def make(network: Network) -> None:
     """Create it; the name of the bridge is fixed because the firewall names it."""
-    run(
-        ["docker", "network", "create", "--driver", "bridge"]
-        + ["--subnet", network["subnet"], "--gateway", network["gateway"]]
-        + ["--opt", f"com.docker.network.bridge.name={network['bridge']}", network["name"]]
-    )
+    options = ["--driver", "bridge", "--subnet", network["subnet"], "--gateway", network["gateway"]]
+    bridge = f"com.docker.network.bridge.name={network['bridge']}"
+    run(["docker", "network", "create", *options, "--opt", bridge, network["name"]])
 
 
 def problems(found: dict[str, object], wanted: Network) -> list[str]:
