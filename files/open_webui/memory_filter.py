@@ -33,7 +33,7 @@ METADATA_KEY = "memory_droplet"  # what inlet leaves in the metadata that outlet
 TEMPORARY_CHAT_PREFIX = "local:"  # Open WebUI's chat id of a temporary chat
 MAX_QUERY_CHARS = 4_000
 MAX_TEXT_CHARS = 100_000
-MAX_ANSWER_BYTES = 256 * 1024
+MAX_ANSWER_BYTES = 2 * 1024 * 1024
 SEND_AT_ONCE = 4  # writebacks under way at the same time
 RETRY_FIRST_S = 2.0
 RETRY_LAST_S = 120.0
@@ -55,8 +55,7 @@ NOTICE = {
 def fenced(kind, nonce, text):
     """The block that enters a prompt. Nothing inside can end it: it would have to guess the nonce, and
     tags of ours inside the text are broken up as well."""
-    inner = OUTER_TAG.sub(r"\1", text)  # a service that fences by itself is not fenced twice
-    harmless = FENCE_TAG.sub(r"<\1_user_memory", inner.strip())
+    harmless = FENCE_TAG.sub(r"<\1_user_memory", text.strip())
     closing = FENCE_CLOSES.format(nonce=nonce)
     return f'<user_memory kind="{kind}" id="{nonce}">\n{NOTICE[kind]}\n\n{harmless}\n{closing}'
 
@@ -108,24 +107,24 @@ def extended(message, block):
     return {**message, "content": f"{text}\n\n{block}" if text else block}
 
 
-def profile_text(profile):
-    """The stable lines about the user: the same profile gives the same text, byte for byte, so that a
-    provider's prompt cache keeps matching the system message."""
-    if not isinstance(profile, dict):
-        return ""
-    lines = []
-    if isinstance(profile.get("name"), str) and profile["name"].strip():
-        lines.append(f"Name: {profile['name'].strip()}")
-    tags = profile.get("tags")
-    if isinstance(tags, list) and tags:
-        lines.append("Tags: " + ", ".join(sorted(str(tag) for tag in tags)))
-    metadata = profile.get("metadata")
-    if isinstance(metadata, dict):
-        for key in sorted(metadata):
-            value = metadata[key]
-            shown = value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
-            lines.append(f"{key}: {shown}")
-    return "\n".join(lines)
+def split_context(context):
+    """The memory service's context as (profile, recall), without its own fence and preamble.
+
+    The context consists of titled lists ("Profile:", "Facts:", ...). The profile changes seldom and goes
+    into the system message, where an unchanged text keeps a provider's prompt cache valid; the rest changes
+    with every question. A context without titles is recall as a whole.
+    """
+    lines = OUTER_TAG.sub(r"\1", context).strip().splitlines()
+    titles = [index for index, line in enumerate(lines) if line.endswith(":") and not line.startswith("-")]
+    if not titles:
+        return "", "\n".join(lines)
+    profile, recall = [], []
+    for start, end in zip(titles, [*titles[1:], len(lines)]):
+        if lines[start] == "Profile:":
+            profile += lines[start + 1 : end]
+        else:
+            recall += lines[start:end]
+    return "\n".join(profile), "\n".join(recall)
 
 
 def now_iso():
@@ -330,8 +329,7 @@ class Filter:
         return body
 
     def _blocks(self, valves, user, answer):
-        stable = profile_text(answer.get("profile"))
-        recalled = answer["context"].strip()
+        stable, recalled = split_context(answer["context"])
         profile = recall = ""
         if stable:
             # Constant while the profile is (a fresh nonce each turn would defeat prompt caches), and still

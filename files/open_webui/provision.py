@@ -351,7 +351,7 @@ class Provisioning:
         service = Api("the memory service", self.want["memory_service_url"], self.secret("memory_admin_token"))
         numbers = {}
         for client in self.want["clients"]:
-            want = {"name": client["name"], "tags": client["tags"]}
+            want = {"full_name": client["name"], "email": client["email"].lower(), "tags": client["tags"]}
             user_id = ids[client["id"]]
             live = {}
             if user_id:
@@ -367,7 +367,7 @@ class Provisioning:
                 stale = [key for key in want if not same(live.get(key), want[key])]
                 if stale and self.differs(f"the profile of {client['id']} differs in {' and '.join(stale)}"):
                     live = service.must("PUT", f"/v1/clients/{user_id}", want)
-            numbers[client["id"]] = live.get("client_id")
+            numbers[client["id"]] = live.get("id")
         return numbers
 
     def record(self, ids, numbers):

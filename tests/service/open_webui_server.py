@@ -161,7 +161,7 @@ class Webhook:
     assembled: list[dict[str, Any]] = field(default_factory=list)
     written: list[dict[str, Any]] = field(default_factory=list)
     refused: int = 0
-    profiles: dict[str, dict[str, Any]] = field(default_factory=dict)
+    profiles: dict[str, list[str]] = field(default_factory=dict)
     clients: dict[str, dict[str, Any]] = field(default_factory=dict)
     released: threading.Event = field(default_factory=threading.Event)
     port: int = 0
@@ -202,9 +202,15 @@ class Webhook:
             self.start()
 
     def context(self, client: str) -> str:
-        """The lines that earlier turns of that client left."""
+        """What earlier turns of that client left, in the shape in which the memory service renders it."""
+        lines = ["Profile:", *self.profiles[client]] if client in self.profiles else []
         turns = [turn for turn in self.written if turn["client_id"] == client]
-        return "\n".join(f"- {turn['conversation'][-1]['content']}" for turn in turns)
+        if turns:
+            lines.append("Earlier messages that may matter:")
+            lines += [f"- {turn['conversation'][-1]['content']}" for turn in turns]
+        if not lines:
+            return ""
+        return "\n".join(['<user_memory id="of-the-service">', "A preamble.", *lines, "</user_memory>"])
 
 
 class _WebhookServer(ThreadingHTTPServer):
@@ -242,7 +248,7 @@ class _WebhookHandler(BaseHTTPRequestHandler):
         clients = self.server.webhook.clients
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         user = self.path.rsplit("/", 1)[1]
-        clients[user] = {"client_id": 1_000_000 + len(clients), **clients.get(user, {}), **body}
+        clients[user] = {"id": 1_000_000 + len(clients), **clients.get(user, {}), **body}
         self._send(200, json.dumps(clients[user]).encode())
 
     def do_POST(self) -> None:
@@ -270,7 +276,7 @@ class _WebhookHandler(BaseHTTPRequestHandler):
         elif mode == "list":
             self._send(200, b"[1, 2]")
         elif mode == "huge":
-            self._send(200, json.dumps({"success": True, "context": "x" * 2_000_000}).encode())
+            self._send(200, json.dumps({"success": True, "context": "x" * 3_000_000}).encode())
         elif assemble:
             profile = hook.profiles.get(body["client_id"], {"name": "", "tags": [], "metadata": {}})
             answer = {

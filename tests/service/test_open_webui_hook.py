@@ -170,7 +170,7 @@ def test_curl_with_an_api_key_recalls_and_remembers_streaming_and_not(
 def test_what_was_recalled_is_neither_saved_nor_written_back_nor_sent_to_the_client(
     server: OpenWebui, tokens: list[str], prompts: Prompts
 ) -> None:
-    server.webhook.profiles[user_id(server, 1)] = {"name": "Test Client 001", "tags": ["a"], "metadata": {}}
+    server.webhook.profiles[user_id(server, 1)] = ["- name: Test Client 001"]
     chat = Chat(server.url, tokens[0])
     chat.say("My favourite colour is teal.")
     written(server, 1)
@@ -193,8 +193,7 @@ def test_the_profile_block_is_the_same_every_turn_and_recall_stands_beside_the_q
     server: OpenWebui, tokens: list[str], prompts: Prompts
 ) -> None:
     """Prompt caches of providers match from the start of the prompt on, so what changes must come last."""
-    profile = {"name": "Test Client 001", "tags": ["b", "a"], "metadata": {"language": "en"}}
-    server.webhook.profiles[user_id(server, 1)] = profile
+    server.webhook.profiles[user_id(server, 1)] = ["- name: Test Client 001", "- tags: a, b"]
     Chat(server.url, tokens[0]).say("My favourite colour is teal.")
     written(server, 1)
     system = {"role": "system", "content": "You are terse."}
@@ -203,7 +202,9 @@ def test_the_profile_block_is_the_same_every_turn_and_recall_stands_beside_the_q
         complete(server, tokens[0], [system, {"role": "user", "content": question}])
         head, *_, last = prompts[-1]
         assert head["role"] == "system" and head["content"].startswith("You are terse.")
+        assert "- name: Test Client 001" in prompts.block("profile")[1]
         assert 'kind="profile"' in head["content"] and 'kind="recall"' not in head["content"]
+        assert "Test Client 001" not in prompts.block("recall")[1] and "preamble" not in str(prompts[-1])
         assert last["role"] == "user" and last["content"].startswith(question)
         first_blocks.append((head["content"], prompts.block("recall")[0]))
     assert first_blocks[0][0] == first_blocks[1][0], "the system message changed between turns"
