@@ -21,6 +21,7 @@ from tasks.preflight import preflight
 from tasks.qdrant import qdrant
 from tasks.release import release
 from tasks.ssh import ssh
+from tasks.tunnel import tunnel
 
 COMPONENTS = {
     "preflight": preflight,
@@ -33,6 +34,7 @@ COMPONENTS = {
     "memory_service": memory_service,
     "n8n": n8n,
     "ingress": ingress,
+    "tunnel": tunnel,
     "open_webui": open_webui,
     "release": release,
 }

@@ -8,9 +8,10 @@ import shutil
 import subprocess
 from typing import Final
 
-from drill import paths, rootfs
+from drill import paths
 from drill.console import step
 from drill.errors import CannotRunHere
+from drill.trees import free_space_mb
 
 INSTEAD: Final = "Set DROPLET_HOST to a server that you reach by SSH, and the same commands work on that."
 # Program -> Debian package that has it.
@@ -59,7 +60,7 @@ def prepare() -> None:
     if missing := missing_packages():
         with step(f"installing on this computer: {', '.join(missing)}"):
             _install(missing)
-    free = rootfs.free_space_mb(paths.state_dir())
+    free = free_space_mb(paths.state_dir())
     if free < DISK_MB:
         raise CannotRunHere(
             f"A droplet needs {DISK_MB} MiB of disk and {paths.state_dir()} has {free} MiB free; make room, or set "

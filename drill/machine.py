@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from drill import access, laptop, network, nspawn, paths, records, rootfs, services
+from drill import access, disk, laptop, network, nspawn, paths, records, services
 from drill.cgroup import Memory
 from drill.console import say, step
 from drill.errors import BootFailed, NoSuchDroplet
@@ -116,7 +116,7 @@ def remove(name: str) -> bool:
         there = record is not None or directory.exists()
         if record is not None:
             nspawn.pull_plug(record)
-            rootfs.delete(record)
+            disk.delete(record)
         if directory.exists():
             # The record goes last, so that an interrupted removal can be repeated.
             for path in sorted(directory.iterdir(), key=lambda each: each.name == "droplet.json"):
@@ -149,7 +149,7 @@ def _make(name: str) -> Record:
         access.ensure_keys(record)
         if record.root.is_dir():
             say(f"{name} is stopped; starting it with its disk as it was")
-        rootfs.unpack(record)
+        disk.unpack(record)
         with step(f"booting {name} at {record.address}"):
             nspawn.start(record, wire)
             _wait_for_boot(record)

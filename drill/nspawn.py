@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from drill import cgroup, network
+from drill import cgroup, disk, network
 from drill.errors import BootFailed, DrillError
 from drill.network import Wire
 from drill.records import Record
@@ -19,11 +19,14 @@ MEMORY_BYTES: Final = 2 * 2**30
 # SIGRTMIN+4 asks systemd as PID 1 to power off (systemd(1), "Signals").
 _POWER_OFF: Final = signal.SIGRTMIN + 4
 
+SYSTEM_CALLS: Final = (
+    "@aio @debug @keyring @memlock @pkey bpf fanotify_init fanotify_mark open_by_handle_at ~@swap"
+)
+_RUNTIME: Final = Path("/run/systemd/nspawn")
+
 ENVIRONMENT: Final[Mapping[str, str]] = {
     # Docker writes to /proc/sys/net and to control groups.
     "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "yes",
-    # Without nspawn's own filter Docker can use keyctl, bpf and what its containers' filters allow.
-    "SYSTEMD_SECCOMP": "0",
 }
 
 
@@ -36,20 +39,24 @@ def command(record: Record) -> list[str]:
         f"--directory={record.root}",
         f"--machine={record.machine}",
         f"--hostname={record.name}",
-        "--boot",
         # Neither systemd-machined nor a session of the laptop takes part, so this runs without systemd too.
         "--register=no",
         "--keep-unit",
         "--private-network",
         f"--network-veth-extra={record.veth}:eth0",
         "--capability=all",
-        "--system-call-filter=add_key keyctl bpf",
+        # What Docker and databases use beyond nspawn's list; and no swap, which would become the laptop's,
+        # on a file that `down` deletes.
+        f"--system-call-filter={SYSTEM_CALLS}",
         *([f"--bind={fuse}"] if fuse.exists() else []),
         # These three would overwrite what the deploy manages, or leave links in the laptop's journal.
         "--resolv-conf=off",
         "--timezone=off",
         "--link-journal=no",
         "--console=pipe",
+        # As --boot would, but by way of what makes the shared kernel look like an own one.
+        "--kill-signal=SIGRTMIN+3",
+        disk.INIT,
     ]
 
 
@@ -74,6 +81,7 @@ def start(record: Record, wire: Wire) -> None:
     cells.kill()
     network.unplug(record.veth)
     cells.prepare(MEMORY_BYTES)
+    disk.install_init(record)
     log = record.directory / "console.log"
     with log.open("ab") as stream:
         process = subprocess.Popen(
@@ -140,9 +148,13 @@ def clean_up(record: Record) -> None:
     """Remove what a stopped machine leaves on the laptop: its cable, its groups, its mount point."""
     network.unplug(record.veth)
     group(record).remove()
-    propagate = Path("/run/systemd/nspawn/propagate", record.machine)
+    # systemd-nspawn removes these itself, unless it was killed.
+    propagate = _RUNTIME / "propagate" / record.machine
     if propagate.is_dir():
         propagate.rmdir()
+    if record.root.is_dir():
+        disk = record.root.stat()
+        (_RUNTIME / "locks" / f"inode-{disk.st_dev}:{disk.st_ino}").unlink(missing_ok=True)
 
 
 def last_words(record: Record, lines: int = 3) -> str:

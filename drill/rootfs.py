@@ -1,4 +1,4 @@
-"""The disk a droplet starts from: a stock Debian 12 server, made once and unpacked per droplet.
+"""The disk a droplet starts from: a stock Debian 12 server, made once and kept as a tarball.
 
 It holds what a cloud provider's image holds and nothing that a deploy has to install.
 """
@@ -8,17 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
-import subprocess
-import uuid
 from pathlib import Path
 from typing import Final
 
-from drill import network, paths, records
+from drill import paths, records
 from drill.commands import run
 from drill.console import say, step
-from drill.errors import DrillError
-from drill.records import Record
+from drill.trees import delete_tree
 
 SUITE: Final = "bookworm"
 MIRROR: Final = "http://deb.debian.org/debian"
@@ -52,12 +48,8 @@ deb {MIRROR} {SUITE}-updates main
 deb {SECURITY} {SUITE}-security main
 """
 LAPTOP_CERTIFICATES: Final = Path("/etc/ssl/certs/ca-certificates.crt")
-MACHINE_IMAGE: Final = Path(__file__).parent / "machine_image"
-# What goes where in the image, and with which mode.
-_ADDED: Final = (
-    ("drill-kernel", "usr/local/sbin/drill-kernel", 0o755),
-    ("drill-kernel.service", "etc/systemd/system/drill-kernel.service", 0o644),
-)
+# Disks of other versions of the recipe stay for a while: people switch branches.
+_KEPT: Final = 3
 _PEM: Final = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 
 
@@ -65,7 +57,6 @@ def key() -> str:
     """Content hash of everything the disk is made from."""
     inputs: dict[str, object] = {
         "recipe": Path(__file__).read_text(),
-        "files": {name: (MACHINE_IMAGE / name).read_text() for name, _to, _mode in _ADDED},
         "certificates": LAPTOP_CERTIFICATES.read_text() if LAPTOP_CERTIFICATES.is_file() else "",
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
@@ -82,9 +73,12 @@ def cached() -> Path:
             return tarball
         say(f"the cached disk {tarball.name} is damaged (its sha256 is not the recorded one): making it anew")
     directory.mkdir(parents=True, exist_ok=True)
-    # Also what a killed run left behind, and disks made from outdated inputs.
-    for old in directory.iterdir():
-        _delete(old)
+    for left_by_a_killed_run in ("building", "partial.tar"):
+        delete_tree(directory / left_by_a_killed_run)
+    tarballs = sorted(directory.glob("*.tar"), key=lambda each: each.stat().st_mtime)
+    for outdated in tarballs[: -(_KEPT - 1)]:
+        delete_tree(outdated.with_suffix(".json"))
+        delete_tree(outdated)
     with step(f"making the disk of a Debian 12 server (once; kept in {directory})"):
         building = directory / "building"
         _build(building)
@@ -93,33 +87,10 @@ def cached() -> Path:
             ["tar", "-C", str(building), "--numeric-owner", "--xattrs", "-cf", str(partial), "."],
             purpose="pack the droplet's disk",
         )
-        _delete(building)
+        delete_tree(building)
         records.write_json(note, {"sha256": _sha256(partial), "suite": SUITE, "packages": PACKAGES})
         partial.rename(tarball)
     return tarball
-
-
-def unpack(record: Record) -> None:
-    """Give a droplet its disk (idempotent: a disk that is there stays as it is)."""
-    if record.root.is_dir():
-        return
-    partial = record.directory / "root.partial"
-    _delete(partial)
-    tarball = cached()
-    with step(f"unpacking the disk of {record.name}"):
-        partial.mkdir()
-        run(
-            ["tar", "-C", str(partial), "--numeric-owner", "--xattrs", "-xpf", str(tarball)],
-            purpose=f"unpack the disk of {record.name}",
-        )
-        _personalise(partial, record)
-        partial.rename(record.root)
-
-
-def delete(record: Record) -> None:
-    """Remove a droplet's disk."""
-    _delete(record.directory / "root.partial")
-    _delete(record.root)
 
 
 def certificates(bundle: str) -> list[str]:
@@ -136,12 +107,8 @@ def _build(root: Path) -> None:
         input_text=SOURCES,
         purpose="make a Debian 12 disk with mmdebstrap (it needs to reach http://deb.debian.org)",
     )
-    for source, target, mode in _ADDED:
-        (root / target).write_text((MACHINE_IMAGE / source).read_text())
-        (root / target).chmod(mode)
     (root / "etc/locale.gen").write_text("C.UTF-8 UTF-8\nen_US.UTF-8 UTF-8\n")
     _inside(root, ["locale-gen"])
-    _inside(root, ["systemctl", "enable", "drill-kernel.service"])
     # Every droplet gets its own key from the laptop; keys from the package would be the same everywhere.
     for host_key in (root / "etc/ssh").glob("ssh_host_*"):
         host_key.unlink()
@@ -161,30 +128,6 @@ def _trust_what_the_laptop_trusts(root: Path) -> None:
         _inside(root, ["update-ca-certificates"])
 
 
-def _personalise(root: Path, record: Record) -> None:
-    """Write what tells this droplet from others: names, addresses, keys."""
-    (root / "etc/hostname").write_text(f"{record.name}\n")
-    (root / "etc/hosts").write_text(
-        f"127.0.0.1 localhost\n127.0.1.1 {record.name}\n::1 localhost ip6-localhost ip6-loopback\n"
-    )
-    (root / "etc/machine-id").write_text(f"{uuid.uuid4().hex}\n")
-    (root / "etc/resolv.conf").unlink(missing_ok=True)
-    (root / "etc/resolv.conf").write_text("".join(f"nameserver {each}\n" for each in network.nameservers()))
-    (root / "etc/network/interfaces").write_text(
-        "auto lo\niface lo inet loopback\n\n"
-        f"auto eth0\niface eth0 inet static\n    address {record.address}/24\n    gateway {record.gateway}\n"
-    )
-    host_key = record.directory / "ssh_host_ed25519_key"
-    for name, mode in (("ssh_host_ed25519_key", 0o600), ("ssh_host_ed25519_key.pub", 0o644)):
-        target = root / "etc/ssh" / name
-        target.touch(mode=mode)
-        target.write_text(host_key.with_name(name).read_text())
-    ssh = root / "root/.ssh"
-    ssh.mkdir(mode=0o700, exist_ok=True)
-    (ssh / "authorized_keys").touch(mode=0o600)
-    (ssh / "authorized_keys").write_text((record.directory / "id_ed25519.pub").read_text())
-
-
 def _inside(root: Path, argv: list[str]) -> None:
     run(
         ["chroot", str(root), *argv],
@@ -196,21 +139,3 @@ def _inside(root: Path, argv: list[str]) -> None:
 def _sha256(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _delete(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        done = subprocess.run(
-            ["rm", "-rf", "--one-file-system", str(path)], capture_output=True, text=True, check=False
-        )
-        if done.returncode != 0:
-            raise DrillError(f"Could not delete {path}: {done.stderr.strip()}.")
-    elif path.exists() or path.is_symlink():
-        path.unlink()
-
-
-def free_space_mb(directory: Path) -> int:
-    """Free space in MiB where a directory is, or will be."""
-    while not directory.exists():
-        directory = directory.parent
-    return shutil.disk_usage(directory).free // 2**20

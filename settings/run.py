@@ -39,6 +39,10 @@ def prepare(host: Host) -> Options:
         secrets.init(host.name)
     if problems := [p for p in secrets.check(host.name) if "missing" not in p or not dry_run()]:
         raise secrets.SecretsError("\n".join(problems))
+    if data["ingress"] == "cloudflare" and not secrets.host_secrets(host.name)["cloudflare_tunnel_token"]:
+        raise secrets.SecretsError(
+            "'ingress' is 'cloudflare', which needs the tunnel's token; run: drill secrets set cloudflare_tunnel_token"
+        )
     only = str(data.get("only", "") or "")
     return Options(tuple(filter(None, only.split(","))), bool(data.get("plan", False)))
 

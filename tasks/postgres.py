@@ -124,11 +124,14 @@ def postgres() -> None:
         database=names.MEMORY_DATABASE,
         owner="postgres",
         extensions=["vector"],
+        schemas={names.MEMORY_SCHEMA: "memory", names.N8N_SCHEMA: "n8n"},
+        connect=["memory", "n8n"],
     )
     sql_database(
         name=f"Postgres: database {names.OPEN_WEBUI_DATABASE}",
         database=names.OPEN_WEBUI_DATABASE,
         owner="openwebui",
+        connect=[],
     )
     sql_migrations(
         name="Postgres: schema of the memory",

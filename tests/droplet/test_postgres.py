@@ -139,14 +139,14 @@ def test_role_memory_stores_a_vector_and_finds_it_by_meaning(host):
     done = sql_as(
         host,
         "memory",
-        "begin;"
-        "select set_config('app.client_id', '', true);"
-        f"insert into memory.client_profiles(user_id, full_name) values ('{marker}', 'Droplet Test') returning id \\gset\n"
-        "select set_config('app.client_id', :'id', true);"
-        "insert into memory.memory_entries(client_id, content, embedding, source_type) "
-        f"values (:id, '{marker}', '{vector}', 'test');"
-        f"select content from memory.memory_entries where client_id = :id order by embedding <=> '{vector}' limit 1;"
-        "rollback;",
+        f"""begin;
+        set local memory.user_id = '{marker}';
+        insert into memory.client_profiles(user_id, full_name) values ('{marker}', 'Droplet Test') returning id \\gset
+        select set_config('memory.client_id', :'id', true);
+        insert into memory.memory_entries(id, client_id, content, content_hash, embedding, embedding_model, source_type)
+            values (gen_random_uuid(), :id, '{marker}', 'x', '{vector}', 'test', 'test');
+        select content from memory.memory_entries order by embedding <=> '{vector}' limit 1;
+        rollback;""",
     )
     assert done.rc == 0, done.stderr
     assert marker in done.stdout
