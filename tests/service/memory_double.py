@@ -55,7 +55,9 @@ class MemoryDouble:
         self._server.shutdown()
         self._server.server_close()
 
-    def answer(self, path: str, raw: bytes, authorization: str) -> tuple[int, dict[str, object], dict[str, str]]:
+    def answer(
+        self, path: str, raw: bytes, authorization: str
+    ) -> tuple[int, dict[str, object], dict[str, str]]:
         if authorization.removeprefix("Bearer ") not in self.tokens:
             return 401, {"detail": "wrong token"}, {}
         time.sleep(self.delay_s)
@@ -82,4 +84,8 @@ class MemoryDouble:
         with self._lock:
             key = str(body.get("message_id", len(self.committed)))
             self.committed[key] = self.committed.get(key, 0) + 1
-        return 200, {"success": True, "episode_id": len(self.committed), "facts_upserted": 0, "state_saved": True}, {}
+        return (
+            200,
+            {"success": True, "episode_id": len(self.committed), "facts_upserted": 0, "state_saved": True},
+            {},
+        )

@@ -249,7 +249,9 @@ class Droplet:
         finally:
             connection.close()
         seconds = time.monotonic() - started
-        return Answer(response.status, {key.lower(): value for key, value in response.getheaders()}, text, seconds)
+        return Answer(
+            response.status, {key.lower(): value for key, value in response.getheaders()}, text, seconds
+        )
 
     def webhook(self, path: str, body: object, token: str | None = WEBHOOK_TOKEN) -> Answer:
         headers = {"Content-Type": "application/json"}
