@@ -6,8 +6,7 @@ import uuid
 from pathlib import Path
 from typing import Final
 
-from drill import network, rootfs
-from drill.commands import run
+from drill import network, rootfs, work
 from drill.console import step
 from drill.records import Record
 from drill.trees import delete_tree
@@ -21,11 +20,12 @@ def unpack(record: Record) -> None:
     if record.root.is_dir():
         return
     partial = record.directory / "root.partial"
-    delete_tree(partial)
     tarball = rootfs.cached()
+    delete(record)
     with step(f"unpacking the disk of {record.name}"):
         partial.mkdir()
-        run(
+        work.run_alone(
+            _work(record),
             ["tar", "-C", str(partial), "--numeric-owner", "--xattrs", "-xpf", str(tarball)],
             purpose=f"unpack the disk of {record.name}",
         )
@@ -34,9 +34,14 @@ def unpack(record: Record) -> None:
 
 
 def delete(record: Record) -> None:
-    """Remove a droplet's disk."""
+    """Remove a droplet's disk, also one that is half made."""
+    work.end(_work(record))
     delete_tree(record.directory / "root.partial")
     delete_tree(record.root)
+
+
+def _work(record: Record) -> str:
+    return f"disk-{record.name}"
 
 
 def install_init(record: Record) -> None:

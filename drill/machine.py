@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from drill import access, disk, laptop, network, nspawn, paths, records, services
+from drill import access, disk, laptop, network, nspawn, paths, records, rootfs, services
 from drill.cgroup import Memory
 from drill.console import say, step
 from drill.errors import BootFailed, NoSuchDroplet
@@ -33,6 +33,8 @@ class Droplet:
     state_dir: Path
     registry: str
     """``address:port`` of the image registry that the laptop serves to it."""
+    llm_base_url: str
+    """The double of an LLM provider that the laptop serves to it, where the checkout has one."""
 
     def run(
         self, command: str, *, input_text: str | None = None, timeout_s: float = 600
@@ -128,6 +130,7 @@ def remove(name: str) -> bool:
 
 
 def _remove_wire() -> None:
+    rootfs.abandon()
     wire = network.current()
     if wire is not None:
         services.remove(wire)
@@ -218,4 +221,5 @@ def _droplet(record: Record) -> Droplet:
         ssh_config=access.ssh_config(record),
         state_dir=record.directory,
         registry=f"{record.gateway}:{network.REGISTRY_PORT}",
+        llm_base_url=f"http://{record.gateway}:{network.OPENAI_DOUBLE_PORT}/v1",
     )

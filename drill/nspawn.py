@@ -19,7 +19,9 @@ MEMORY_BYTES: Final = 2 * 2**30
 # SIGRTMIN+4 asks systemd as PID 1 to power off (systemd(1), "Signals").
 _POWER_OFF: Final = signal.SIGRTMIN + 4
 
-SYSTEM_CALLS: Final = "@aio @debug @keyring @memlock @pkey bpf fanotify_init fanotify_mark open_by_handle_at ~@swap"
+SYSTEM_CALLS: Final = (
+    "@aio @debug @keyring @memlock @pkey bpf fanotify_init fanotify_mark open_by_handle_at ~@swap"
+)
 _RUNTIME: Final = Path("/run/systemd/nspawn")
 
 ENVIRONMENT: Final[Mapping[str, str]] = {
