@@ -6,7 +6,7 @@ import uuid
 from pathlib import Path
 from typing import Final
 
-from drill import network, rootfs, work
+from drill import network, packages_kept, rootfs, work
 from drill.console import step
 from drill.records import Record
 from drill.trees import delete_tree
@@ -30,6 +30,7 @@ def unpack(record: Record) -> None:
             purpose=f"unpack the disk of {record.name}",
         )
         _personalise(partial, record)
+        packages_kept.lay_out(partial)
         partial.rename(record.root)
 
 
@@ -37,6 +38,7 @@ def delete(record: Record) -> None:
     """Remove a droplet's disk, also one that is half made."""
     work.end(_work(record))
     delete_tree(record.directory / "root.partial")
+    packages_kept.collect(record.root)
     delete_tree(record.root)
 
 

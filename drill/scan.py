@@ -73,12 +73,17 @@ def scan(name: str, ports: Iterable[int] = range(1, 65536)) -> Scan:
         "behind": BEHIND,
         "behind_ports": BEHIND_PORTS,
     }
-    answer = _ask_neighbour(job, wire)
+    return parse(_ask_neighbour(job, wire))
+
+
+def parse(answer: str) -> Scan:
+    """Read what the neighbour found."""
+    found = json.loads(answer)
     return Scan(
-        open=tuple(answer["open"]),
-        open_ipv6=tuple(answer["open_ipv6"]),
-        routed=tuple(answer["routed"]),
-        loopback=tuple(answer["loopback"]),
+        open=tuple(int(port) for port in found["open"]),
+        open_ipv6=tuple(int(port) for port in found["open_ipv6"]),
+        routed=tuple(str(place) for place in found["routed"]),
+        loopback=tuple(int(port) for port in found["loopback"]),
     )
 
 
@@ -88,7 +93,7 @@ def neighbour_address(record: Record, wire: network.Wire) -> str:
     return str(hosts[199 + (int(record.address.rpartition(".")[2]) + os.getpid()) % 55])
 
 
-def _ask_neighbour(job: dict[str, object], wire: network.Wire) -> dict[str, list[object]]:
+def _ask_neighbour(job: dict[str, object], wire: network.Wire) -> str:
     cable = f"drs-{os.getpid()}"
     process = subprocess.Popen(
         ["unshare", "--net", sys.executable, "-m", "drill.neighbour"],
@@ -121,5 +126,4 @@ def _ask_neighbour(job: dict[str, object], wire: network.Wire) -> dict[str, list
     if process.returncode != 0:
         last = (complaint.strip().splitlines() or ["it left no message"])[-1]
         raise DrillError(f"The neighbour that scans failed: {last}.")
-    found: dict[str, list[object]] = json.loads(said)
-    return found
+    return said
