@@ -79,12 +79,13 @@ def sql_role(
     attributes: Sequence[str] = ("LOGIN", "INHERIT"),
     connection_limit: int = -1,
     settings: Mapping[str, str] | None = None,
+    login_database: str = "postgres",
     container: str = "postgres",
 ) -> Generator[PyinfraCommand, None, None]:
     """Keep a role with exactly these attributes, and with the password that lies on the host.
 
     ``attributes`` is the whole list: what is not in it is taken away. Whether the password is right is
-    found out by logging in with ``password_file``, so a password that was rotated on the host, in file
+    found out by logging in to ``login_database`` with ``password_file``, so a password rotated on the host, in file
     and server, stays. Otherwise the server gets the SCRAM-SHA-256 verifier of ``password``, never the
     password, and the file must then log in. ``settings`` are the role's own (``ALTER ROLE ... SET``);
     undeclared ones are left alone.
@@ -107,7 +108,7 @@ def sql_role(
     found = host.get_fact(
         SqlAnswer,
         probe=QUERY_ROLE,
-        arguments=[container, str(_wait_s()), role_query(role), role, password_file],
+        arguments=[container, str(_wait_s()), role_query(role), role, password_file, login_database],
     )
     if not isinstance(found, dict | list) and state.is_executing:
         yield _unreachable(container)
@@ -133,7 +134,7 @@ def sql_role(
         sql.append(password_statement(role, scram_verifier(revealed(password))))
     yield script(RUN, container, "postgres", stdin="BEGIN;\n" + "\n".join(sql) + "\nCOMMIT;\n")
     if wrong_password:
-        yield script(CONFIRM_LOGIN, container, role, password_file)
+        yield script(CONFIRM_LOGIN, container, role, password_file, login_database)
 
 
 @operation()

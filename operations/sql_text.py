@@ -106,14 +106,16 @@ login() {
   { cat -- "$2"; echo; } | docker exec -i "$c" sh -c '
     IFS= read -r PGPASSWORD; export PGPASSWORD PGREQUIREAUTH=scram-sha-256 PGCONNECT_TIMEOUT=5 LC_ALL=C
     h=$(hostname -i | cut -d " " -f 1)
-    e=$(psql -X -q -A -t -w -h "$h" -U "$1" -d postgres -c "select 1" 2>&1) && { echo ok; exit 0; }
+    e=$(psql -X -q -A -t -w -h "$h" -U "$1" -d "$2" -c "select 1" 2>&1) && { echo ok; exit 0; }
     case "$e" in
       *"authentication method requirement"*) echo trusted;;
       *"password authentication failed"*) echo denied;;
+      # These come after the password was accepted.
       *"permission denied for database"*|*"does not have CONNECT privilege"*) echo ok;;
+      *"database "*" does not exist"*) echo ok;;
       *"not permitted to log in"*) echo no-login;;
       *) echo denied;;
-    esac' sh "$1" 2>/dev/null || echo denied
+    esac' sh "$1" "$3" 2>/dev/null || echo denied
 }
 """
 QUERY_ROLE: Final = (
@@ -121,7 +123,7 @@ QUERY_ROLE: Final = (
     + _LOGIN
     + r"""
 row=$(printf '%s' "$3" | ask postgres) || gone
-printf '{"role": %s, "login": "%s"}\n' "${row:-null}" "$(login "$4" "$5")"
+printf '{"role": %s, "login": "%s"}\n' "${row:-null}" "$(login "$4" "$5" "$6")"
 exit 0
 """
 )
@@ -136,10 +138,10 @@ docker exec -i -u postgres -e PGCLIENTENCODING=UTF8 "$1" \
 
 # $1 container, $2 role, $3 password file: the file must now log the role in.
 CONFIRM_LOGIN: Final = (
-    "# confirm a login (container, role, password file)\nc=$1\n"
+    "# confirm a login (container, role, password file, database)\nc=$1\n"
     + _LOGIN
     + r"""
-case "$(login "$2" "$3")" in
+case "$(login "$2" "$3" "$4")" in
   ok) exit 0;;
   no-file) why="there is no file $3 on the host; write it with secret_file first";;
   trusted) why="Postgres asked for no password; pg_hba.conf must demand scram-sha-256";;

@@ -112,12 +112,13 @@ def postgres() -> None:
         triggers=[configuration, unit],
     )
 
-    for role in LOGINS:
+    for role, database in LOGINS.items():
         sql_role(
             name=f"Postgres: role {role}",
             role=role,
             password_file=names.secret_path(COMPONENT, f"{role}_password"),
             password=secrets[f"postgres_{role}_password"],
+            login_database=database,
         )
     sql_database(
         name=f"Postgres: database {names.MEMORY_DATABASE}",
