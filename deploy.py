@@ -4,7 +4,7 @@ Run some of them with `--data only=qdrant,n8n`; print the exact commands of a dr
 `--dry --data plan=1`.
 """
 
-from pyinfra import host, state
+from pyinfra import host
 
 from operations.plan import print_plan
 from settings.errors import one_sentence
@@ -21,6 +21,7 @@ from tasks.preflight import preflight
 from tasks.qdrant import qdrant
 from tasks.release import release
 from tasks.ssh import ssh
+from tasks.tunnel import tunnel
 
 COMPONENTS = {
     "preflight": preflight,
@@ -33,6 +34,7 @@ COMPONENTS = {
     "memory_service": memory_service,
     "n8n": n8n,
     "ingress": ingress,
+    "tunnel": tunnel,
     "open_webui": open_webui,
     "release": release,
 }
@@ -44,4 +46,5 @@ with one_sentence():
 for component in components:
     component()
 
-print_plan(state)
+if options.plan:
+    print_plan()

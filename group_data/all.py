@@ -26,6 +26,9 @@ ingress: Literal["none", "caddy", "cloudflare"] = "none"  # none: nothing public
 ingress_tls: Literal["acme", "internal"] = "acme"  # internal: Caddy's own CA
 domain: str = ""  # n8n.DOMAIN, openweb.DOMAIN, ...
 acme_email: str = ""  # where the certificate authority writes to
+cloudflare_account_id: str = ""  # these three with ingress: cloudflare; see `drill tunnel --help`
+cloudflare_zone_id: str = ""
+cloudflare_tunnel_id: str = ""
 
 # --- Images -------------------------------------------------------------------------------------
 image_registry: str = ""  # empty: the public registries; else host[:port] every pull goes to
@@ -36,6 +39,7 @@ image_lock: str = ""  # JSON file with the digests of that registry; empty: thos
 postgres_memory_mb: int = 320
 qdrant_memory_mb: int = 400
 ingress_memory_mb: int = 96
+tunnel_memory_mb: int = 96
 n8n_memory_mb: int = 640
 open_webui_memory_mb: int = 512
 memory_service_memory_mb: int = 200

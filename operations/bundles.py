@@ -87,11 +87,12 @@ def bundle(
     for path in absent:
         if states[path].kind != "absent":
             changed = True
-            yield script('rm -rf -- "$1"', path)
+            yield script('# remove\nrm -rf -- "$1"', path)
     for path, user, group, mode in directories:
         if states[path].kind != "directory":
             changed = True
             yield script(
+                "# make a directory\n"
                 'if [ -e "$1" ] || [ -L "$1" ]; then [ -d "$1" ] && [ ! -L "$1" ] || rm -f -- "$1"; fi\n'
                 'install -d -m "$3" -o "${2%%:*}" -g "${2#*:}" -- "$1"',
                 path,

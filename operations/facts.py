@@ -18,7 +18,7 @@ from pyinfra.api.facts import FactBase
 
 from operations.differences import Json
 from operations.file_states import PROBE, FileState, parse_probe
-from operations.http_probe import HttpAnswer, http_request, parse_answer, ready_probe
+from operations.http_probe import HttpAnswer, Readiness, http_request, parse_answer, ready_probe
 from operations.images_on_host import ImageState, image_probe, parse_image
 from operations.service_plan import ServiceState, parse_service, service_probe
 from operations.shell import NEVER_FAIL, script
@@ -47,6 +47,7 @@ class FileTexts(FactBase[dict[str, bytes]]):
     def command(self, paths: Sequence[str]) -> StringCommand:
         """Print each file as one line of base64 and its path."""
         return script(
+            "# texts of files\n"
             'for p in "$@"; do printf "%s\\t%s\\n" "$(base64 -w 0 < "$p")" "$p"; done 2>/dev/null; exit 0',
             *paths,
         )
@@ -87,7 +88,7 @@ class SecretFile(FactBase[SecretFileState]):
 
     def command(self, path: str, directory: str) -> StringCommand:
         """Compare, then probe the file and its directory."""
-        return script(NEVER_FAIL + self._COMPARE + PROBE, path, directory)
+        return script("# compare a secret file\n" + NEVER_FAIL + self._COMPARE + PROBE, path, directory)
 
     @staticmethod
     def default() -> SecretFileState:
@@ -118,7 +119,8 @@ class Container(FactBase[ContainerState]):
     def command(self, unit_path: str, reference: str, record: str) -> StringCommand:
         """One command for all of it."""
         text = (
-            NEVER_FAIL
+            "# state of a container's unit and image\n"
+            + NEVER_FAIL
             + 'unit=$1 reference=$2 record=$3; set -- "$unit"\n'
             + "v=$(systemctl --version 2>/dev/null | sed -n '1s/^systemd \\([0-9]*\\).*/\\1/p')\n"
             + 'printf "systemd\\t%s\\n" "$v"\n'
@@ -154,7 +156,11 @@ class Image(FactBase[ImageState]):
 
     def command(self, reference: str, record: str) -> StringCommand:
         """Inspect and read the record."""
-        return script(NEVER_FAIL + "reference=$1 record=$2\n" + image_probe() + "exit 0", reference, record)
+        return script(
+            "# state of an image\n" + NEVER_FAIL + "reference=$1 record=$2\n" + image_probe() + "exit 0",
+            reference,
+            record,
+        )
 
     @staticmethod
     def default() -> ImageState:
@@ -171,7 +177,7 @@ class Service(FactBase[ServiceState]):
 
     def command(self, unit: str, stamp: str, reads: Sequence[str]) -> StringCommand:
         """Ask systemd and digest the files."""
-        return script(NEVER_FAIL + service_probe(), unit, stamp, *reads)
+        return script(service_probe(), unit, stamp, *reads)
 
     @staticmethod
     def default() -> ServiceState:
@@ -183,26 +189,29 @@ class Service(FactBase[ServiceState]):
         return parse_service(output)
 
 
-class HttpReady(FactBase[bool]):
-    """Whether a URL answers as expected at this moment."""
+class HttpReady(FactBase[Readiness]):
+    """Whether a URL answers as expected within some attempts; they are only made if it did before."""
 
-    def command(self, url: str, status: int, json_key: str | None) -> StringCommand:
-        """Try once."""
-        return script(
-            ready_probe() + 'if ready "$@"; then echo ready; else echo waiting; fi',
-            url,
-            str(status),
-            json_key or "",
+    def command(
+        self, url: str, status: int, json_key: str | None, marker: str, attempts: int, delay_s: float
+    ) -> StringCommand:
+        """Look at the note, then at the URL."""
+        text = (
+            ready_probe()
+            + 'if [ -f "$6" ]; then echo before; n=$4; else n=1; fi\n'
+            + 'until ready "$1" "$2" "$3"; do n=$((n-1)); [ "$n" -gt 0 ] || exit 0; sleep "$5"; done\n'
+            + "echo ready; exit 0"
         )
+        return script(text, url, str(status), json_key or "", str(attempts), f"{delay_s:g}", marker)
 
     @staticmethod
-    def default() -> bool:
-        """Not ready."""
-        return False
+    def default() -> Readiness:
+        """Never ready."""
+        return Readiness()
 
-    def process(self, output: list[str]) -> bool:
-        """True when ready."""
-        return output[-1:] == ["ready"]
+    def process(self, output: list[str]) -> Readiness:
+        """Ready now, ready before."""
+        return Readiness("ready" in output, "before" in output)
 
 
 class HttpObject(FactBase[HttpAnswer]):
@@ -224,26 +233,30 @@ class HttpObject(FactBase[HttpAnswer]):
 
 @dataclass(frozen=True)
 class ReconcilePlan:
-    """What a reconcile script would do; ``error`` is why there is no plan."""
+    """What a reconcile script would do; ``error`` is why there is no plan, ``before`` that it was applied."""
 
     reachable: bool = False
     differences: tuple[str, ...] = ()
     error: str = ""
+    before: bool = False
 
 
 class Reconcile(FactBase[ReconcilePlan]):
     """The plan that a script on the host makes."""
 
-    def command(self, path: str) -> StringCommand:
+    def command(self, path: str, marker: str) -> StringCommand:
         """Run it; its standard error comes back only if it fails."""
         return script(
-            NEVER_FAIL
-            + 'if [ ! -f "$1" ]; then echo absent; exit 0; fi\n'
-            + "e=$(mktemp) || exit 0; trap 'rm -f \"$e\"' EXIT\n"
-            + 'o=$(timeout 300 python3 "$1" plan 2>"$e"); s=$?\n'
-            + 'if [ "$s" -eq 0 ]; then printf "%s\\n" "$o"; else echo "failed $s"; tail -n 3 "$e"; fi\n'
-            + "exit 0",
+            "# what a script would reconcile\n"
+            'if [ -f "$2" ]; then echo before; else echo never; fi\n'
+            'if [ ! -f "$1" ]; then echo absent; exit 0; fi\n'
+            "command -v python3 >/dev/null || { echo absent; exit 0; }\n"
+            "e=$(mktemp) || exit 0; trap 'rm -f \"$e\"' EXIT\n"
+            'o=$(timeout 300 python3 "$1" plan 2>"$e"); s=$?\n'
+            'if [ "$s" -eq 0 ]; then printf "%s\\n" "$o"; else echo "failed $s"; tail -n 3 "$e"; fi\n'
+            "exit 0",
             path,
+            marker,
         )
 
     @staticmethod
@@ -253,20 +266,25 @@ class Reconcile(FactBase[ReconcilePlan]):
 
     def process(self, output: list[str]) -> ReconcilePlan:
         """The plan, or the reason why there is none."""
-        text = "\n".join(output).strip()
+        before = output[:1] == ["before"]
+        text = "\n".join(output[1:]).strip()
         if text == "absent":
-            return ReconcilePlan()
+            return ReconcilePlan(before=before)
         if text.startswith("failed "):
-            return ReconcilePlan(error=" ".join(text.split("\n")[1:]) or f"plan {text}")
+            return ReconcilePlan(error=" ".join(text.split("\n")[1:]) or f"plan {text}", before=before)
         try:
             plan: Json = json.loads(text)
         except ValueError:
             plan = None
         if not isinstance(plan, dict) or not isinstance(plan.get("differences"), list):
-            return ReconcilePlan(error=f"`plan` did not print its JSON object but: {text[:200]}")
+            return ReconcilePlan(
+                error=f"`plan` did not print its JSON object but: {text[:200]}", before=before
+            )
         differences = plan["differences"]
         assert isinstance(differences, list)
-        return ReconcilePlan(plan.get("reachable") is True, tuple(str(line) for line in differences))
+        return ReconcilePlan(
+            plan.get("reachable") is True, tuple(str(line) for line in differences), before=before
+        )
 
 
 class SqlAnswer(FactBase[Json]):
@@ -274,7 +292,7 @@ class SqlAnswer(FactBase[Json]):
 
     def command(self, probe: str, arguments: Sequence[str]) -> StringCommand:
         """``probe`` is a script of ``operations.sql_text``; it prints one JSON text."""
-        return script(NEVER_FAIL + probe, *arguments)
+        return script(probe, *arguments)
 
     @staticmethod
     def default() -> Json:

@@ -10,6 +10,7 @@ Kind = Literal["file", "directory", "link", "other", "absent"]
 
 # Prints one line per argument: kind, sha256, mode, uid, user, gid, group, path.
 PROBE: Final = r"""
+# state of paths
 for p in "$@"; do
   if [ -L "$p" ]; then k=link s=-
   elif [ -d "$p" ]; then k=directory s=-

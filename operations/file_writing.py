@@ -16,6 +16,7 @@ from settings import names
 # its owner and mode, and only then its name. A connection that breaks gives a short file: it is counted
 # before it is moved. $1 path, $2 size, $3 owner:group, $4 mode, $5 umask for missing directories.
 _WRITE: Final = r"""
+# write a file in one step (path, size, owner, mode, umask of missing directories)
 set -eu
 d=$1; dir=$(dirname -- "$d")
 fail() { echo "$1" >&2; exit 1; }
@@ -56,7 +57,7 @@ def write_file(
 def set_attributes(path: str, user: str, group: str, mode: str) -> StringCommand:
     """A command that sets owner, group and mode of a path that exists."""
     return script(
-        'chown -- "$1" "$3" && chmod -- "$2" "$3"',
+        '# set owner and mode\nchown -- "$1" "$3" && chmod -- "$2" "$3"',
         f"{user}:{group}",
         f"{parse_mode(mode):04o}",
         checked_path(path),

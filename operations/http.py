@@ -9,14 +9,14 @@ from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import operation
 from pyinfra.context import host, state
 
-from operations.announcing import announce_diff, predicted
+from operations.announcing import announce_diff
 from operations.differences import Json, render_changes, subset_changes
 from operations.facts import HttpObject, HttpReady
-from operations.http_probe import http_request, ready_probe
+from operations.http_probe import http_request, ready_marker, ready_probe
 from operations.shell import refusal, script
 
 _WAIT: Final = r"""
-attempts=$4 delay=$5 n=0
+attempts=$4 delay=$5 marker=$6 n=0
 while ! ready "$1" "$2" "$3"; do
   n=$((n+1))
   if [ "$n" -ge "$attempts" ]; then
@@ -27,6 +27,7 @@ while ! ready "$1" "$2" "$3"; do
   fi
   sleep "$delay"
 done
+[ -f "$marker" ] || { (umask 022; mkdir -p -- "$(dirname -- "$marker")"; printf '%s\n' "$1" > "$marker"); }
 """
 
 
@@ -38,9 +39,11 @@ def http_ready(
     expect_status: int = 200,
     expect_json_key: str | None = None,
 ) -> Generator[PyinfraCommand, None, None]:
-    """Wait until a URL answers on the host; nothing to do if it already does.
+    """Wait until a URL answers on the host, and note that it has.
 
     Gives up after ``attempts`` looks ``delay_s`` seconds apart. ``expect_json_key`` must be in the body.
+    The first time is a change, noted in ``/var/lib/memory-droplet/applied``; from then on a dry run
+    lists the wait only while the URL does not answer, and waiting for a restart is no change.
 
     **Example:**
 
@@ -50,13 +53,29 @@ def http_ready(
 
         http_ready(name="Wait for Qdrant", url="http://127.0.0.1:6333/readyz", attempts=60)
     """
-    ready = host.get_fact(HttpReady, url=url, status=expect_status, json_key=expect_json_key)
-    # What the dry run listed is what the run does: a wait that was announced is made (and ends at once).
-    if ready and not predicted():
+    marker = ready_marker(url)
+    known = host.get_fact(
+        HttpReady,
+        url=url,
+        status=expect_status,
+        json_key=expect_json_key,
+        marker=marker,
+        # Once it was ready, waiting for a restart is no change, so the fact waits and nothing is yielded.
+        attempts=attempts if state.is_executing else 1,
+        delay_s=delay_s,
+    )
+    if known.ready and known.before:
         host.noop(f"{url} is ready")
         return
     yield script(
-        ready_probe() + _WAIT, url, str(expect_status), expect_json_key or "", str(attempts), f"{delay_s:g}"
+        ready_probe() + _WAIT,
+        url,
+        str(expect_status),
+        expect_json_key or "",
+        # The fact has waited already: one look more, for the message.
+        "1" if known.before and state.is_executing else str(attempts),
+        f"{delay_s:g}",
+        marker,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -10,13 +11,15 @@ from typing import Final
 from pyinfra.api.command import StringCommand
 
 from operations.differences import Json
-from operations.shell import NEVER_FAIL, script
+from operations.shell import script
+from settings import names
 
 _MARK: Final = "##HTTP##"
 
 # $1 method, $2 URL, $3 file with header lines or empty, $4 "tolerate" or "insist".
 # The header file keeps tokens out of the process list; curl reads it with -H @file.
 _REQUEST: Final = r"""
+# HTTP request (method, URL, file with headers, whether a failure is data)
 m=$1 url=$2 headers=$3 mood=$4
 fail() { [ "$mood" = tolerate ] && exit 0; echo "$m $url: $1" >&2; exit 1; }
 command -v curl >/dev/null 2>&1 || fail "curl is not installed on the host"
@@ -36,6 +39,7 @@ printf '%s\n' "$o"
 
 # ready URL STATUS KEY: one look; the body must hold "KEY": when KEY is given.
 _READY: Final = r"""
+# wait for HTTP (URL, status, JSON key, attempts, seconds between, note)
 ready() {
   command -v curl >/dev/null 2>&1 || return 1
   b=$(curl --silent --max-time 5 --write-out '\n##HTTP##%{http_code}' -- "$1" 2>/dev/null) || return 1
@@ -53,9 +57,22 @@ class HttpAnswer:
     body: Json = None
 
 
+@dataclass(frozen=True)
+class Readiness:
+    """Whether a URL answers as expected, and whether it was noted before that it did."""
+
+    ready: bool = False
+    before: bool = False
+
+
+def ready_marker(url: str) -> str:
+    """Where it is noted that a URL was ready."""
+    return f"{names.APPLIED_DIR}/ready-{re.sub(r'[^A-Za-z0-9.]+', '-', url).strip('-')}"
+
+
 def ready_probe() -> str:
     """Shell that defines the function ``ready URL STATUS KEY``."""
-    return NEVER_FAIL + _READY
+    return _READY
 
 
 def http_request(

@@ -61,6 +61,7 @@ def parse_image(values: Mapping[str, str]) -> ImageState:
 
 # $1 reference, $2 record, $3 "pull" or "keep".
 _PULL = r"""
+# have an image and record it (reference, record, pull or keep)
 set -eu
 if [ "$3" = pull ]; then
   fail() { echo "cannot pull $1: $2" >&2; exit 1; }

@@ -1,4 +1,3 @@
-# ruff: noqa: S608  every name goes through identifier(), every text through literal()
 """Which migrations are to be applied, and why a set of them is refused."""
 
 from __future__ import annotations
@@ -108,7 +107,7 @@ def pending_migrations(migrations: Sequence[Migration], applied: Iterable[Applie
 def applied_query(schema: str) -> str:
     """A psql script for the record: a JSON list, empty when there is no table yet."""
     table = f"{identifier(schema)}.schema_migrations"
-    rows = f"select number, name, checksum from {table} order by number"  # noqa: S608  quoted
+    rows = f"select number, name, checksum from {table} order by number"
     return (
         f"select to_regclass({literal(table)}) is not null as there \\gset\n"
         "\\if :there\n"
@@ -119,14 +118,10 @@ def applied_query(schema: str) -> str:
     )
 
 
-def parse_applied(answer: Json) -> list[Applied] | None:
-    """The record from the answer of ``applied_query``; None while the server does not answer."""
-    if answer == {}:
-        return []
-    if not isinstance(answer, list):
-        return None
+def parse_applied(answer: Json) -> list[Applied]:
+    """The record from the answer of ``applied_query``; empty without a database or a server."""
     rows = []
-    for row in answer:
+    for row in answer if isinstance(answer, list) else []:
         if isinstance(row, dict):
             rows.append(Applied(int(str(row["number"])), str(row["name"]), str(row["checksum"])))
     return rows

@@ -47,7 +47,8 @@ class InstalledPackages(FactBase[set[str]]):
     def command(self, packages: Sequence[str]) -> StringCommand:
         """Ask dpkg for all of them at once; it complains of unknown ones, which is an answer too."""
         return script(
-            NEVER_FAIL + "dpkg-query -W -f='${db:Status-Abbrev}\\t${Package}\\n' -- \"$@\" 2>/dev/null; exit 0",
+            NEVER_FAIL
+            + "dpkg-query -W -f='${db:Status-Abbrev}\\t${Package}\\n' -- \"$@\" 2>/dev/null; exit 0",
             *packages,
         )
 

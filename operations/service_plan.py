@@ -17,23 +17,18 @@ _ENABLED = {"enabled", "enabled-runtime", "static", "alias", "indirect", "genera
 
 @dataclass(frozen=True)
 class ServiceState:
-    """A unit as systemd sees it, the digest of all it reads, and the digest applied last.
-
-    ``newer`` says that something it reads was written after the stamp: the process may have been
-    started by hand on a version in between, which the digest alone would not show.
-    """
+    """A unit as systemd sees it, the digest of all it reads, and the digest applied last."""
 
     active: str = ""
     unit_file: str = ""
     needs_daemon_reload: bool = False
     inputs: str = ""
     stamp: str = ""
-    newer: bool = False
 
     @property
     def stale(self) -> bool:
         """Whether the process does not run with what lies on the host."""
-        return not self.inputs or self.stamp != self.inputs or self.newer
+        return not self.inputs or self.stamp != self.inputs
 
 
 def stamp_path(unit: str) -> str:
@@ -50,20 +45,24 @@ def read_paths(unit: str, reads: Iterable[str]) -> list[str]:
 
 
 def service_probe() -> str:
-    """Shell: ``$1`` unit, ``$2`` stamp, then the paths it reads (directories with all they hold)."""
+    """Shell: ``$1`` unit, ``$2`` stamp, then the paths it reads (directories with all they hold).
+
+    The digest is over contents and times of writing: a file that was changed, used by a restart by
+    hand, and put back has its old content, and still is not what the process runs with.
+    """
     return r"""
+# state of a unit and of all it reads
+LC_ALL=C; export LC_ALL
 u=$1 s=$2; shift 2
 if command -v systemctl >/dev/null 2>&1; then
   systemctl show --no-pager -p ActiveState -p UnitFileState -p NeedDaemonReload -- "$u" 2>/dev/null || true
 fi
 printf 'Stamp=%s\n' "$(sed -n 1p "$s" 2>/dev/null)"
-printf 'Inputs=%s\n' "$(
-  for p in "$@"; do
-    if [ -d "$p" ]; then find -H "$p" -type f -print0 2>/dev/null | sort -z | xargs -0 -r sha256sum --
-    elif [ -f "$p" ]; then sha256sum -- "$p"
-    else printf 'absent %s\n' "$p"; fi
-  done 2>/dev/null | sha256sum | cut -d ' ' -f 1)"
-if [ -f "$s" ]; then printf 'Newer=%s\n' "$(find -H "$@" -newer "$s" -print -quit 2>/dev/null)"; fi
+printf 'Inputs=%s\n' "$({
+  for p in "$@"; do [ -e "$p" ] || printf 'absent %s\n' "$p"; done
+  find -H "$@" -type f -printf '%T@ %p\n' | sort
+  find -H "$@" -type f -print0 | sort -z | xargs -0 -r sha256sum --
+} 2>/dev/null | sha256sum | cut -d ' ' -f 1)"
 exit 0
 """
 
@@ -77,7 +76,6 @@ def parse_service(lines: Iterable[str]) -> ServiceState:
         needs_daemon_reload=values.get("NeedDaemonReload") == "yes",
         inputs=values.get("Inputs", ""),
         stamp=values.get("Stamp", ""),
-        newer=values.get("Newer", "") != "",
     )
 
 

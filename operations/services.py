@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import Final
 
-from pyinfra.api.command import PyinfraCommand
+from pyinfra.api.command import PyinfraCommand, QuoteString, StringCommand
 from pyinfra.api.operation import OperationMeta, operation
 from pyinfra.context import host
 
@@ -18,6 +18,7 @@ from operations.shell import script
 # $1 unit, $2 restart or reload, $3 seconds to wait. Active in three looks in a row, because a process
 # that dies on its configuration is "active" for a moment.
 _APPLY: Final = r"""
+# apply to a unit and wait until it is steadily active (unit, verb, seconds)
 u=$1 verb=$2 limit=$3
 fail() { echo "$1; its last lines:" >&2; journalctl -u "$u" -n 20 --no-pager -o cat >&2; exit 1; }
 attempts() { systemctl show -P NRestarts -- "$u" 2>/dev/null; }
@@ -35,6 +36,7 @@ fail "$u is $state, not steadily active, $n s after systemctl $verb"
 
 # $1 path, $2 digest. The directory is made here because this is the only writer.
 _STAMP: Final = r"""
+# note what the unit runs with (stamp, digest)
 set -eu
 (umask 022; mkdir -p -- "$(dirname -- "$1")")
 t=$(mktemp -- "$1.XXXXXXXX"); trap 'rm -f -- "$t"' EXIT
@@ -42,6 +44,7 @@ printf '%s\n' "$2" > "$t"; chmod 0644 "$t"; mv -fT -- "$t" "$1"
 """
 
 _CHECK: Final = r"""
+# check the configuration (unit, command)
 if o=$(sh -c "$2" 2>&1); then exit 0; fi
 printf '%s\n' "$o" >&2
 echo "$1 was left as it is, because its new configuration does not pass: $2" >&2
@@ -99,11 +102,11 @@ def service(
                 if check:
                     yield script(_CHECK, unit, check)
             case "daemon-reload":
-                yield script("systemctl daemon-reload")
+                yield StringCommand("systemctl daemon-reload")
             case "restart" | "reload":
                 yield script(_APPLY, unit, step, str(wait_s))
             case "stop" | "enable" | "disable":
-                yield script('systemctl "$2" --quiet -- "$1"', unit, step)
+                yield StringCommand("systemctl", step, "--quiet", "--", QuoteString(unit))
             case "stamp":
                 # The digest of before the restart: a file that changed meanwhile is applied next time.
                 yield script(_STAMP, stamp_path(unit), found.inputs)

@@ -32,6 +32,7 @@ from operations.sql_text import (
     QUERY_DATABASE,
     QUERY_ROLE,
     RUN,
+    STOPPED,
     database_changes,
     database_query,
     identifier,
@@ -108,8 +109,11 @@ def sql_role(
         probe=QUERY_ROLE,
         arguments=[container, str(_wait_s()), role_query(role), role, password_file],
     )
-    if found is None and state.is_executing:
+    if not isinstance(found, dict | list) and state.is_executing:
         yield _unreachable(container)
+        return
+    if found == STOPPED:
+        host.noop(f"{container} is stopped; what is in it can be compared when it runs")
         return
     if found is None and _stopped(container):
         return
@@ -166,8 +170,11 @@ def sql_database(
         probe=QUERY_DATABASE,
         arguments=[container, str(_wait_s()), database, database_query(database)],
     )
-    if found is None and state.is_executing:
+    if not isinstance(found, dict | list) and state.is_executing:
         yield _unreachable(container)
+        return
+    if found == STOPPED:
+        host.noop(f"{container} is stopped; what is in it can be compared when it runs")
         return
     if found is None and _stopped(container):
         return
@@ -222,14 +229,17 @@ def sql_migrations(
         probe=QUERY_DATABASE,
         arguments=[container, str(_wait_s()), database, applied_query(schema)],
     )
-    applied = parse_applied(found)
-    if applied is None and state.is_executing:
+    if not isinstance(found, dict | list) and state.is_executing:
         yield _unreachable(container)
         return
+    if found == STOPPED:
+        host.noop(f"{container} is stopped; what is in it can be compared when it runs")
+        return
+    applied = parse_applied(found)
     if applied is None and _stopped(container):
         return
     try:
-        pending = pending_migrations(migrations, applied or [])
+        pending = pending_migrations(migrations, applied)
     except MigrationError as error:
         sentence = f"migrations of {database}.{schema} on {host.name}: {error}"
         if state.is_executing:

@@ -1,4 +1,3 @@
-# ruff: noqa: S608  every name goes through identifier(), every text through literal()
 """SQL and the way it gets into the Postgres of a container: psql, with the SQL on standard input.
 
 Scripts get ``$1`` container, ``$2`` seconds to wait for the server, and then their own arguments.
@@ -13,8 +12,10 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from operations.differences import Json
+from settings import names
 
-SUPERUSER: Final = "postgres"
+# What the queries answer when the server ran before and does not now: that is for `service` to show.
+STOPPED: Final = "stopped"
 
 _SETTING = re.compile(r"[a-z_][a-z0-9_.]*")
 _EXTENSION = re.compile(r"[a-z_][a-z0-9_-]*")
@@ -61,23 +62,26 @@ def checked_extensions(extensions: Iterable[str]) -> list[str]:
     return found
 
 
+# Ends the script when the server does not answer: "stopped" if its unit was started by a deploy before.
 _READY: Final = r"""
+# ask Postgres (container, seconds to wait, ...)
 c=$1 wait=$2
-command -v docker >/dev/null 2>&1 || { echo null; exit 0; }
+gone() { if [ -f "APPLIED_DIR/droplet-$c.service" ]; then echo '"stopped"'; else echo null; fi; exit 0; }
+command -v docker >/dev/null 2>&1 || gone
 until docker exec "$c" pg_isready --quiet --host 127.0.0.1 2>/dev/null; do
-  wait=$((wait-1)); [ "$wait" -gt 0 ] || { echo null; exit 0; }; sleep 1
+  wait=$((wait-1)); [ "$wait" -gt 0 ] || gone; sleep 1
 done
 ask() {
   docker exec -i -u postgres -e PGCLIENTENCODING=UTF8 "$c" \
     psql -X -q -A -t -v ON_ERROR_STOP=1 -U postgres -d "$1" -f - 2>/dev/null
 }
-"""
+""".replace("APPLIED_DIR", names.APPLIED_DIR)
 
 # After _READY: $3 query.
 QUERY: Final = (
     _READY
     + r"""
-printf '%s' "$3" | ask postgres || echo null
+printf '%s' "$3" | ask postgres || gone
 exit 0
 """
 )
@@ -86,9 +90,9 @@ exit 0
 QUERY_DATABASE: Final = (
     _READY
     + r"""
-there=$(printf '%s' "select datname from pg_database" | ask postgres) || { echo null; exit 0; }
+there=$(printf '%s' "select datname from pg_database" | ask postgres) || gone
 printf '%s\n' "$there" | grep -qxF -- "$3" || { echo '{}'; exit 0; }
-printf '%s' "$4" | ask "$3" || echo null
+printf '%s' "$4" | ask "$3" || gone
 exit 0
 """
 )
@@ -116,7 +120,7 @@ QUERY_ROLE: Final = (
     _READY
     + _LOGIN
     + r"""
-row=$(printf '%s' "$3" | ask postgres) || { echo null; exit 0; }
+row=$(printf '%s' "$3" | ask postgres) || gone
 printf '{"role": %s, "login": "%s"}\n' "${row:-null}" "$(login "$4" "$5")"
 exit 0
 """
@@ -124,6 +128,7 @@ exit 0
 
 # $1 container, $2 database; SQL on standard input.
 RUN: Final = r"""
+# run SQL (container, database)
 command -v docker >/dev/null 2>&1 || { echo "docker is not installed on the host" >&2; exit 1; }
 docker exec -i -u postgres -e PGCLIENTENCODING=UTF8 "$1" \
   psql -X -q -v ON_ERROR_STOP=1 -v VERBOSITY=terse -U postgres -d "$2" -f - >/dev/null
@@ -131,7 +136,7 @@ docker exec -i -u postgres -e PGCLIENTENCODING=UTF8 "$1" \
 
 # $1 container, $2 role, $3 password file: the file must now log the role in.
 CONFIRM_LOGIN: Final = (
-    "c=$1\n"
+    "# confirm a login (container, role, password file)\nc=$1\n"
     + _LOGIN
     + r"""
 case "$(login "$2" "$3")" in

@@ -30,12 +30,37 @@ Workflow = dict[str, Json]
 
 # Everything that this stack does not use. n8n refuses to start when a name in here is unknown to it, so a change of
 # version that renames a module shows at once (the list is that of 2.41).
-DISABLED_MODULES: Final = (
-    "insights external-secrets community-packages data-table oauth-server mcp provisioning breaking-changes "
-    "source-control dynamic-credentials chat-hub sso-oidc sso-saml log-streaming ldap quick-connect workflow-builder "
-    "favorites instance-registry otel token-exchange instance-version-history oauth-jwe n8n-packages "
-    "runtime-credentials mcp-registry workflow-reviews instance-ai agents"
-).split()
+DISABLED_MODULES: Final = [
+    "insights",
+    "external-secrets",
+    "community-packages",
+    "data-table",
+    "oauth-server",
+    "mcp",
+    "provisioning",
+    "breaking-changes",
+    "source-control",
+    "dynamic-credentials",
+    "chat-hub",
+    "sso-oidc",
+    "sso-saml",
+    "log-streaming",
+    "ldap",
+    "quick-connect",
+    "workflow-builder",
+    "favorites",
+    "instance-registry",
+    "otel",
+    "token-exchange",
+    "instance-version-history",
+    "oauth-jwe",
+    "n8n-packages",
+    "runtime-credentials",
+    "mcp-registry",
+    "workflow-reviews",
+    "instance-ai",
+    "agents",
+]
 
 MIN_MEMORY_MB: Final = 576
 """Below this n8n with its editor is killed at boot: the heap needs 320 MB and everything around it 256."""
@@ -110,6 +135,9 @@ def environment(
         "N8N_PAYLOAD_SIZE_MAX": "4",
         "EXECUTIONS_DATA_SAVE_ON_SUCCESS": "none",
         "EXECUTIONS_DATA_SAVE_ON_ERROR": "all",
+        # n8n stores every execution while it runs, body and webhook token included. One that is not to be kept is only
+        # marked at its end, and removed by a timer whose default is 15 minutes.
+        "EXECUTIONS_DATA_PRUNE_HARD_DELETE_INTERVAL": "1",
         "EXECUTIONS_DATA_MAX_AGE": "168",
         "EXECUTIONS_DATA_PRUNE_MAX_COUNT": "2000",
         "N8N_GRACEFUL_SHUTDOWN_TIMEOUT": "30",
@@ -368,7 +396,9 @@ def _node_problems(
             if "webhookId" not in node:
                 problems.append(f"{where} has no 'webhookId': n8n would invent one")
             if parameters.get("authentication") != "headerAuth":
-                problems.append(f"{where}: a webhook must demand header authentication (authentication: headerAuth)")
+                problems.append(
+                    f"{where}: a webhook must demand header authentication (authentication: headerAuth)"
+                )
             path = str(parameters.get("path"))
             if path in paths:
                 problems.append(f"{where}: webhook path {path!r} is already used by {paths[path]}")

@@ -179,6 +179,15 @@ def _acme(s: Mapping[str, Any]) -> str | None:
     return None
 
 
+def _tunnel(s: Mapping[str, Any]) -> str | None:
+    if s["ingress"] != "cloudflare":
+        return None
+    for name in ("cloudflare_account_id", "cloudflare_zone_id", "cloudflare_tunnel_id"):
+        if not re.fullmatch(r"[0-9a-f]{32}|[0-9a-f-]{36}", s[name]):
+            return f"'ingress' is 'cloudflare', which needs '{name}' (as the Cloudflare dashboard shows it)."
+    return None
+
+
 def _insecure_registry(s: Mapping[str, Any]) -> str | None:
     if not s["image_registry_insecure"]:
         return None
@@ -211,6 +220,7 @@ _SMALLEST_MB = {  # below these the software was seen to fail at start
     "postgres_memory_mb": 192,
     "qdrant_memory_mb": 128,
     "ingress_memory_mb": 48,
+    "tunnel_memory_mb": 48,
     "n8n_memory_mb": 512,
     "open_webui_memory_mb": 400,
     "memory_service_memory_mb": 96,
@@ -280,6 +290,7 @@ RULES: tuple[Callable[[Mapping[str, Any]], str | None], ...] = (
     _timezone,
     _domain,
     _acme,
+    _tunnel,
     _insecure_registry,
     _ports,
     _hour,

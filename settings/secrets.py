@@ -102,6 +102,8 @@ DECLARED: Mapping[str, Declared] = {
     "openwebui_admin_password": Declared("Open WebUI's admin account", lambda _: _typed_password(), 12),
     "openwebui_client_password": Declared("the declared clients' accounts", lambda _: _typed_password(), 12),
     "llm_api_key": Declared("the chat and extraction provider", None, 8),
+    "cloudflare_tunnel_token": Declared("cloudflared, to run the tunnel", None, 32),
+    "cloudflare_api_token": Declared("`drill tunnel` on the laptop; never reaches the droplet", None),
     "embedding_api_key": Declared("the embedding provider; empty: llm_api_key", None, 8),
 }
 

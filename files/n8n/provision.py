@@ -41,6 +41,7 @@ from pathlib import Path
 DEFAULT_CONFIG = "/etc/memory-droplet/n8n/provision.json"
 WORKFLOW_KEYS = ("name", "nodes", "connections", "settings")
 PUBLISH_DEADLINE_S = 60
+BUSY_DEADLINE_S = 15
 LOCK_DEADLINE_S = 300
 RUN_DEADLINE_S = 120
 
@@ -78,7 +79,9 @@ def read_secret(path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8").rstrip("\n")
     except OSError as error:
-        raise ProvisionError(f"cannot read the secret {path} ({error.strerror}): run the deploy again") from None
+        raise ProvisionError(
+            f"cannot read the secret {path} ({error.strerror}): run the deploy again"
+        ) from None
 
 
 def read_object(path: Path) -> Object:
@@ -142,7 +145,9 @@ class N8n:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._session_file = config.state_dir / "session"
-        self._connection = http.client.HTTPConnection(config.url.hostname or "127.0.0.1", config.url.port or 80, timeout=60)
+        self._connection = http.client.HTTPConnection(
+            config.url.hostname or "127.0.0.1", config.url.port or 80, timeout=60
+        )
         self._cookie = ""
         with contextlib.suppress(OSError):
             self._cookie = self._session_file.read_text(encoding="utf-8").strip()
@@ -218,7 +223,13 @@ class N8n:
 
     def change(self, what: str, method: str, path: str, body: Json = None) -> Object:
         """A call that must succeed; the error names ``what`` was being done and n8n's reason."""
-        status, answer = self.call(method, path, body)
+        deadline = time.monotonic() + BUSY_DEADLINE_S
+        while True:
+            status, answer = self.call(method, path, body)
+            busy = status == 409 and "try again" in str(as_object(answer).get("message")).lower()
+            if not busy or time.monotonic() > deadline:  # "Workflow is still being unpublished. Please try again"
+                break
+            time.sleep(0.2)
         if status not in (200, 201):
             raise ProvisionError(refusal(what, status, answer))
         return as_object(answer)
@@ -343,7 +354,9 @@ def credential_data(credential: Object) -> Object:
     return data
 
 
-def credential_differences(credential: Object, digest: str, live: Object | None, applied: Object) -> list[str]:
+def credential_differences(
+    credential: Object, digest: str, live: Object | None, applied: Object
+) -> list[str]:
     if live is None:
         return ["does not exist"]
     differences: list[str] = []
@@ -440,7 +453,9 @@ def apply_workflow(n8n: N8n, workflow: Object, live: Object | None) -> None:
     wait_published(n8n, identity, what)
     left = workflow_differences(workflow, n8n.workflow(identity))
     if left:
-        raise ProvisionError(f"{what} was written, but n8n still says: {left[0]}; is somebody editing it right now?")
+        raise ProvisionError(
+            f"{what} was written, but n8n still says: {left[0]}; is somebody editing it right now?"
+        )
 
 
 def wait_published(n8n: N8n, identity: str, what: str) -> None:
@@ -525,7 +540,9 @@ def command_run(config: Config, identity: str) -> int:
         if node.get("type") == "n8n-nodes-base.manualTrigger" and not node.get("disabled")
     ]  # fmt: skip
     if not triggers:
-        raise ProvisionError(f"workflow {identity} has no manual trigger, so it only runs by its webhook or schedule")
+        raise ProvisionError(
+            f"workflow {identity} has no manual trigger, so it only runs by its webhook or schedule"
+        )
     path = f"/rest/workflows/{urllib.parse.quote(identity, safe='')}/run"
     body: Object = {"triggerToStartFrom": {"name": triggers[0]["name"]}}
     started = as_object(n8n.change(f"running {identity}", "POST", path, body).get("data"))
@@ -571,7 +588,9 @@ def command_export(config: Config, wanted: list[str]) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="n8n.py", description="Makes a running n8n what its files say.")
-    parser.add_argument("--config", default=DEFAULT_CONFIG, help=f"what is declared (default {DEFAULT_CONFIG})")
+    parser.add_argument(
+        "--config", default=DEFAULT_CONFIG, help=f"what is declared (default {DEFAULT_CONFIG})"
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("plan", help="print what differs, change nothing")
     commands.add_parser("apply", help="remove what differs")
@@ -585,7 +604,9 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise ProvisionError(f"cannot create {config.state_dir} ({error.strerror}): run as root") from None
+            raise ProvisionError(
+                f"cannot create {config.state_dir} ({error.strerror}): run as root"
+            ) from None
         if given.command == "plan":
             return command_plan(config)
         if given.command == "apply":

@@ -191,9 +191,9 @@ def rehearse(drop_in: str) -> None:
         run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)])
         write_atomically(keys, (main.parent / "key.pub").read_text(), 0o600)
         port = free_port()
+        argv = [SSHD, "-D", "-e", "-f", str(main), "-p", str(port), "-o", f"ListenAddress=127.0.0.1:{port}"]
         daemon = subprocess.Popen(
-            [SSHD, "-D", "-e", "-f", str(main), "-p", str(port), "-o", f"ListenAddress=127.0.0.1:{port}"]
-            + ["-o", "PidFile=none", "-o", f"AuthorizedKeysFile={keys}"],
+            [*argv, "-o", "PidFile=none", "-o", f"AuthorizedKeysFile={keys}"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
