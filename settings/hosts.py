@@ -81,6 +81,7 @@ def remote() -> Target | None:
     ]
     if key_file is not None:
         lines += [f"  IdentityFile {key_file}", "  IdentitiesOnly yes"]
+    (folder / "known_hosts").touch(mode=0o600)
     ssh_config = folder / "ssh_config"
     ssh_config.write_text("\n".join(lines) + "\n")
     changed = read_settings_file(settings_file())

@@ -135,6 +135,9 @@ def environment(
         "N8N_PAYLOAD_SIZE_MAX": "4",
         "EXECUTIONS_DATA_SAVE_ON_SUCCESS": "none",
         "EXECUTIONS_DATA_SAVE_ON_ERROR": "all",
+        # n8n stores every execution while it runs, body and webhook token included. One that is not to be kept is only
+        # marked at its end, and removed by a timer whose default is 15 minutes.
+        "EXECUTIONS_DATA_PRUNE_HARD_DELETE_INTERVAL": "1",
         "EXECUTIONS_DATA_MAX_AGE": "168",
         "EXECUTIONS_DATA_PRUNE_MAX_COUNT": "2000",
         "N8N_GRACEFUL_SHUTDOWN_TIMEOUT": "30",

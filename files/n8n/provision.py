@@ -41,6 +41,7 @@ from pathlib import Path
 DEFAULT_CONFIG = "/etc/memory-droplet/n8n/provision.json"
 WORKFLOW_KEYS = ("name", "nodes", "connections", "settings")
 PUBLISH_DEADLINE_S = 60
+BUSY_DEADLINE_S = 15
 LOCK_DEADLINE_S = 300
 RUN_DEADLINE_S = 120
 
@@ -222,7 +223,13 @@ class N8n:
 
     def change(self, what: str, method: str, path: str, body: Json = None) -> Object:
         """A call that must succeed; the error names ``what`` was being done and n8n's reason."""
-        status, answer = self.call(method, path, body)
+        deadline = time.monotonic() + BUSY_DEADLINE_S
+        while True:
+            status, answer = self.call(method, path, body)
+            busy = status == 409 and "try again" in str(as_object(answer).get("message")).lower()
+            if not busy or time.monotonic() > deadline:  # "Workflow is still being unpublished. Please try again"
+                break
+            time.sleep(0.2)
         if status not in (200, 201):
             raise ProvisionError(refusal(what, status, answer))
         return as_object(answer)

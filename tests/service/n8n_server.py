@@ -260,6 +260,35 @@ class Droplet:
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         return self.request("POST", f"/webhook/{path}", raw, headers)
 
+    def person(self, method: str, path: str, body: object = None) -> dict[str, n8n.Json]:
+        """What somebody does in the editor: the same calls, with the owner's session."""
+        answer = self._as_person(method, path, body)
+        assert answer.status in (200, 201), answer
+        value = json.loads(answer.text)
+        assert isinstance(value, dict)
+        return value
+
+    def person_status(self, method: str, path: str) -> int:
+        return self._as_person(method, path, None).status
+
+    def _as_person(self, method: str, path: str, body: object) -> Answer:
+        cookie = (self.directory / "provisioner-state" / "session").read_text()
+        headers = {"Cookie": f"n8n-auth={cookie}", "Content-Type": "application/json"}
+        return self.request(method, path, None if body is None else json.dumps(body).encode(), headers)
+
+    def live(self, workflow: str) -> dict[str, n8n.Json]:
+        return self.person("GET", f"/api/v1/workflows/{workflow}")
+
+    def rss_mb(self) -> float:
+        """Resident memory of n8n and its children (the task runner), in MiB."""
+        total = 0
+        for status in Path("/proc").glob("[0-9]*/status"):
+            with contextlib.suppress(OSError):
+                text = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+                if str(self.pid) in (status.parent.name, text["PPid"].strip()) and "VmRSS" in text:
+                    total += int(text["VmRSS"].split()[0])
+        return total / 1024
+
     def provision(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, PROVISIONER, "--config", self.directory / "provision.json", *arguments],
