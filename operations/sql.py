@@ -145,12 +145,14 @@ def sql_database(
     settings: Mapping[str, str] | None = None,
     schemas: Mapping[str, str] | None = None,
     connect: Sequence[str] | None = None,
+    create: Sequence[str] = (),
     container: str = "postgres",
 ) -> Generator[PyinfraCommand, None, None]:
     """Keep a database with its owner, extensions, settings and schemas.
 
     ``schemas`` maps a schema to the role that owns it. With ``connect`` only the owner and these roles
-    may connect; without it the database's grants are left alone. Nothing is ever dropped.
+    may connect; without it the database's grants are left alone. ``create`` names roles that may make
+    schemas in it, without owning it. Nothing is ever dropped.
 
     **Example:**
 
@@ -183,15 +185,15 @@ def sql_database(
     absent = not known
     if absent:
         known = {"owner": owner}
-    statements = database_changes(known, database, owner, extensions, declared, owners, connect)
+    statements = database_changes(known, database, owner, extensions, declared, owners, connect, create)
     if not absent and not statements:
         host.noop(f"database {database} is as declared")
         return
-    create = f"CREATE DATABASE {identifier(database)} OWNER {identifier(owner)};"
-    announce_diff(f"database {database} in {container}", [*([create] if absent else []), *statements])
+    creation = f"CREATE DATABASE {identifier(database)} OWNER {identifier(owner)};"
+    announce_diff(f"database {database} in {container}", [*([creation] if absent else []), *statements])
     if absent:
         # CREATE DATABASE cannot be in a transaction.
-        yield script(RUN, container, "postgres", stdin=create + "\n")
+        yield script(RUN, container, "postgres", stdin=creation + "\n")
     if statements:
         yield script(RUN, container, database, stdin="BEGIN;\n" + "\n".join(statements) + "\nCOMMIT;\n")
 

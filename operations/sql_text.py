@@ -227,7 +227,10 @@ def database_query(database: str) -> str:
         "where a.grantee = 0), "
         "'connect', coalesce((select json_agg(pg_get_userbyid(a.grantee)) "
         "from aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a "
-        "where a.grantee <> 0 and a.privilege_type = 'CONNECT'), '[]')) "
+        "where a.grantee <> 0 and a.privilege_type = 'CONNECT'), '[]'), "
+        "'create', coalesce((select json_agg(pg_get_userbyid(a.grantee)) "
+        "from aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a "
+        "where a.grantee <> 0 and a.privilege_type = 'CREATE'), '[]')) "
         f"from pg_database d where datname = {literal(database)};"
     )
 
@@ -240,6 +243,7 @@ def database_changes(
     settings: Mapping[str, str],
     schemas: Mapping[str, str],
     connect: Iterable[str] | None,
+    create: Iterable[str] = (),
 ) -> list[str]:
     """Statements, to be run inside an existing database, that make it as declared."""
     name = identifier(database)
@@ -270,4 +274,8 @@ def database_changes(
             statements.append(f"GRANT CONNECT, TEMPORARY ON DATABASE {name} TO {identifier(role)};")
         for role in sorted(has - wanted):
             statements.append(f"REVOKE ALL ON DATABASE {name} FROM {identifier(role)};")
+    creating = found.get("create")
+    may_create = {str(role) for role in creating} if isinstance(creating, list) else set()
+    for role in sorted(set(create) - may_create):
+        statements.append(f"GRANT CREATE ON DATABASE {name} TO {identifier(role)};")
     return statements
