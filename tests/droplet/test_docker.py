@@ -22,8 +22,10 @@ def test_containers_outlive_a_restart_of_the_engine(info):
     assert info["LiveRestoreEnabled"] is True
 
 
-def test_no_process_in_a_container_gains_privileges(info):
-    assert any("no-new-privileges" in option for option in info["SecurityOptions"])
+def test_no_process_in_a_container_gains_privileges(host, probe):
+    name = probe("", "-c", "'print(open(\"/proc/self/status\").read())'")
+    host.check_output(f"docker wait {name}")
+    assert "NoNewPrivs:\t1" in host.check_output(f"docker logs {name}")
 
 
 def test_plain_http_is_spoken_only_to_the_registry_of_the_settings(info, droplet):

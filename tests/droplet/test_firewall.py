@@ -86,9 +86,9 @@ def from_container(host, probe, address, port):
     program = (
         "import socket,sys\n"
         "s = socket.socket(); s.settimeout(3)\n"
-        "try: s.connect((sys.argv[1], int(sys.argv[2]))); print('open')\n"
-        "except ConnectionRefusedError: print('refused')\n"
-        "except OSError: print('silence')\n"
+        'try: s.connect((sys.argv[1], int(sys.argv[2]))); print("open")\n'
+        'except ConnectionRefusedError: print("refused")\n'
+        'except OSError: print("silence")\n'
     )
     name = probe(f"--network {NETWORK}", "-c", f"'{program}'", address, str(port))
     host.check_output(f"docker wait {name}")
@@ -127,7 +127,7 @@ def wanted(host):
     ("before", "after", "complaint"),
     [
         ("jump ssh", "drop", "they keep SSH out"),
-        ("jump ssh", "jmp ssh", "syntax error"),
+        ("counter drop", "counter dorp", "syntax error"),
         ("policy accept;", "policy accept; accept;", "which nobody opened"),
         ("priority -150", "priority -300", "they keep SSH out"),
     ],

@@ -54,7 +54,7 @@ def test_a_password_is_not_even_asked_for(droplet):
     ],
 )
 def test_a_weak_algorithm_finds_no_match(droplet, weak):
-    login = droplet.ssh("-o", weak, droplet.name, "true")
+    login = droplet.ssh("-o", weak, "-o", "LogLevel=INFO", droplet.name, "true")
     assert login.returncode == 255
     assert "no matching" in login.stderr
 
