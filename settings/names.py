@@ -14,6 +14,8 @@ RELEASE_FILE: Final = "/etc/memory-droplet-release"
 NETWORK: Final = "n8n_syncbricks"
 NETWORK_SUBNET: Final = "172.30.0.0/24"
 NETWORK_GATEWAY: Final = "172.30.0.1"
+#: Docker would name it after a random id; the firewall has to know it.
+NETWORK_BRIDGE: Final = "br-memory"
 
 POSTGRES_PORT: Final = 5432
 QDRANT_PORT: Final = 6333
@@ -24,6 +26,8 @@ INGRESS_INTERNAL_PORT: Final = 8081
 
 MEMORY_DATABASE: Final = "n8ndb"
 MEMORY_SCHEMA: Final = "memory"
+N8N_SCHEMA: Final = "n8n"
+ALERTS_SCHEMA: Final = "alerts"
 OPEN_WEBUI_DATABASE: Final = "openwebui"
 QDRANT_COLLECTION: Final = "memory_vectors"
 VECTOR_SIZE: Final = 1536

@@ -35,7 +35,7 @@ def add(connection: psycopg.Connection, client: int, content: str, **columns: ob
     }
     names = ", ".join(values)
     marks = ", ".join(["%s"] * len(values))
-    statement = f"INSERT INTO memory.memory_entries ({names}) VALUES ({marks})"  # noqa: S608
+    statement = f"INSERT INTO memory.memory_entries ({names}) VALUES ({marks})"
     connection.execute(statement.encode(), list(values.values()))
     return values["id"]  # type: ignore[return-value]
 
@@ -74,7 +74,7 @@ def test_values_out_of_range_are_refused(
     connection: psycopg.Connection, table: str, columns: str, values: str
 ) -> None:
     with pytest.raises(psycopg.errors.CheckViolation):
-        insert = f"INSERT INTO memory.{table} (client_id, {columns}) VALUES (7, {values})"  # noqa: S608
+        insert = f"INSERT INTO memory.{table} (client_id, {columns}) VALUES (7, {values})"
         connection.execute(insert.encode())
 
 
@@ -93,7 +93,7 @@ def test_without_a_client_in_the_transaction_nothing_is_seen_or_written(
     add(connection, 8, "private to eight")
     with psycopg.connect(database, autocommit=True) as other:
         for table in ("memory_entries", "memory_terms", "client_profiles"):
-            assert one(other, f"SELECT count(*) FROM memory.{table}") == 0  # noqa: S608
+            assert one(other, f"SELECT count(*) FROM memory.{table}") == 0
         other.execute("SET memory.client_id = '7'")
         assert one(other, "SELECT string_agg(content, '|') FROM memory.memory_entries") == "private to seven"
         with pytest.raises(psycopg.errors.InsufficientPrivilege):

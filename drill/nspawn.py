@@ -1,0 +1,165 @@
+"""Booting and stopping a droplet as a systemd-nspawn machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from drill import cgroup, disk, network
+from drill.errors import BootFailed, DrillError
+from drill.network import Wire
+from drill.records import Record
+
+MEMORY_BYTES: Final = 2 * 2**30
+
+SYSTEM_CALLS: Final = (
+    "@aio @debug @keyring @memlock @pkey bpf fanotify_init fanotify_mark open_by_handle_at ~@swap"
+)
+_RUNTIME: Final = Path("/run/systemd/nspawn")
+
+ENVIRONMENT: Final[Mapping[str, str]] = {
+    # Docker writes to /proc/sys/net and to control groups.
+    "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "yes",
+}
+
+
+def command(record: Record) -> list[str]:
+    """The command line of the machine."""
+    fuse = Path("/dev/fuse")
+    return [
+        "systemd-nspawn",
+        "--quiet",
+        f"--directory={record.root}",
+        f"--machine={record.machine}",
+        f"--hostname={record.name}",
+        # Neither systemd-machined nor a session of the laptop takes part, so this runs without systemd too.
+        "--register=no",
+        "--keep-unit",
+        "--private-network",
+        f"--network-veth-extra={record.veth}:eth0",
+        "--capability=all",
+        # What Docker and databases use beyond nspawn's list; and no swap, which would become the laptop's,
+        # on a file that `down` deletes.
+        f"--system-call-filter={SYSTEM_CALLS}",
+        *([f"--bind={fuse}"] if fuse.exists() else []),
+        # These three would overwrite what the deploy manages, or leave links in the laptop's journal.
+        "--resolv-conf=off",
+        "--timezone=off",
+        "--link-journal=no",
+        "--console=pipe",
+        # As --boot would, but by way of what makes the shared kernel look like an own one.
+        "--kill-signal=SIGRTMIN+3",
+        disk.INIT,
+    ]
+
+
+def group(record: Record) -> cgroup.Group:
+    """The control groups of a droplet."""
+    return cgroup.Group(cgroup.layout(), record.machine)
+
+
+def is_running(record: Record) -> bool:
+    """Whether any process of the droplet lives."""
+    return bool(group(record).processes())
+
+
+def start(record: Record, wire: Wire) -> None:
+    """Start the machine and plug it into the wire; returns before it has booted.
+
+    Raises:
+        BootFailed: systemd-nspawn ended at once; the message has its last words.
+    """
+    cells = group(record)
+    # Remains of a machine whose plug was pulled.
+    cells.kill()
+    network.unplug(record.veth)
+    cells.prepare(MEMORY_BYTES)
+    disk.install_init(record)
+    log = record.directory / "console.log"
+    with log.open("ab") as stream:
+        process = subprocess.Popen(
+            cells.command(command(record), MEMORY_BYTES),
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            cwd="/",
+            env={**os.environ, **ENVIRONMENT},
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + 20
+    while not network.exists(record.veth):
+        if process.poll() is not None:
+            raise BootFailed(f"The droplet {record.name} did not start: {last_words(record)} (see {log}).")
+        if time.monotonic() > deadline:
+            raise BootFailed(f"The droplet {record.name} has no network after 20 s (see {log}).")
+        time.sleep(0.05)
+    network.plug_in(record.veth, wire)
+
+
+def leader(record: Record) -> int | None:
+    """Process id, on the laptop, of the droplet's PID 1."""
+    for pid in group(record).processes():
+        try:
+            status = Path("/proc", str(pid), "status").read_text()
+        except OSError:
+            continue
+        fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+        # The last number is the one inside the innermost namespace; containers have their own 1, nested deeper.
+        numbers = fields.get("NSpid", "").split()
+        if len(numbers) >= 2 and numbers[-1] == "1" and fields.get("Name") == "systemd":
+            return pid
+    return None
+
+
+def power_off(record: Record, timeout_s: float = 90) -> None:
+    """Shut the droplet down as its power button would, keeping its disk.
+
+    Raises:
+        DrillError: it still runs after the timeout.
+    """
+    init = leader(record)
+    if init is not None:
+        # Asks systemd as PID 1 to power off (systemd(1), "Signals").
+        os.kill(init, signal.SIGRTMIN + 4)
+    deadline = time.monotonic() + timeout_s
+    while is_running(record):
+        if time.monotonic() > deadline:
+            raise DrillError(
+                f"The droplet {record.name} did not power off within {timeout_s:g} s; "
+                f"`drill down {record.name}` ends and removes it."
+            )
+        time.sleep(0.1)
+    clean_up(record)
+
+
+def pull_plug(record: Record) -> None:
+    """End the droplet between two instructions, keeping its disk as it is at that moment."""
+    group(record).kill()
+    clean_up(record)
+
+
+def clean_up(record: Record) -> None:
+    """Remove what a stopped machine leaves on the laptop: its cable, its groups, its mount point."""
+    network.unplug(record.veth)
+    group(record).remove()
+    # systemd-nspawn removes these itself, unless it was killed.
+    propagate = _RUNTIME / "propagate" / record.machine
+    if propagate.is_dir():
+        propagate.rmdir()
+    if record.root.is_dir():
+        disk = record.root.stat()
+        (_RUNTIME / "locks" / f"inode-{disk.st_dev}:{disk.st_ino}").unlink(missing_ok=True)
+
+
+def last_words(record: Record, lines: int = 3) -> str:
+    """The last lines of the console."""
+    log = record.directory / "console.log"
+    if not log.is_file():
+        return "it left no message"
+    said = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return " / ".join(said[-lines:]) or "it left no message"

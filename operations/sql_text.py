@@ -1,0 +1,281 @@
+"""SQL and the way it gets into the Postgres of a container: psql, with the SQL on standard input.
+
+Scripts get ``$1`` container, ``$2`` seconds to wait for the server, and then their own arguments.
+The server is asked over TCP whether it is ready, because the image's first start runs a temporary
+server that listens on the socket only and goes away again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from operations.differences import Json
+from settings import names
+
+# What the queries answer when the server ran before and does not now: that is for `service` to show.
+STOPPED: Final = "stopped"
+
+_SETTING = re.compile(r"[a-z_][a-z0-9_.]*")
+_EXTENSION = re.compile(r"[a-z_][a-z0-9_-]*")
+
+
+def identifier(name: str) -> str:
+    """A quoted identifier."""
+    if not name or "\0" in name or len(name.encode()) > 63:
+        raise ValueError(f"{name!r} is no name for a Postgres object: it must have 1 to 63 bytes")
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """A quoted literal, right whatever ``standard_conforming_strings`` says."""
+    if "\0" in text:
+        raise ValueError("a Postgres text cannot hold a NUL byte")
+    quoted = "'" + text.replace("'", "''") + "'"
+    return "E" + quoted.replace("\\", "\\\\") if "\\" in quoted else quoted
+
+
+def setting_value(value: str) -> str:
+    """The right side of ``SET name = ...``: lists such as a search path keep their commas."""
+    if re.fullmatch(r"[^'\",]*(, *[^'\",]+)+", value):
+        return ", ".join(literal(part.strip()) for part in value.split(","))
+    return literal(value)
+
+
+def checked_settings(settings: Mapping[str, str]) -> dict[str, str]:
+    """The settings themselves; a name that cannot be one is a ``ValueError``."""
+    for name in settings:
+        if not _SETTING.fullmatch(name):
+            raise ValueError(
+                f"{name!r} is no name of a Postgres setting; use lower-case letters, '_' and '.'"
+            )
+    return dict(settings)
+
+
+def checked_extensions(extensions: Iterable[str]) -> list[str]:
+    """The extension names; anything that cannot be one is a ``ValueError``."""
+    found = list(extensions)
+    for name in found:
+        if not _EXTENSION.fullmatch(name):
+            raise ValueError(f"{name!r} is no name of a Postgres extension")
+    return found
+
+
+# Ends the script when the server does not answer: "stopped" if its unit was started by a deploy before.
+_READY: Final = r"""
+# ask Postgres (container, seconds to wait, ...)
+c=$1 wait=$2
+gone() { if [ -f "APPLIED_DIR/droplet-$c.service" ]; then echo '"stopped"'; else echo null; fi; exit 0; }
+command -v docker >/dev/null 2>&1 || gone
+until docker exec "$c" pg_isready --quiet --host 127.0.0.1 2>/dev/null; do
+  wait=$((wait-1)); [ "$wait" -gt 0 ] || gone; sleep 1
+done
+ask() {
+  docker exec -i -u postgres -e PGCLIENTENCODING=UTF8 "$c" \
+    psql -X -q -A -t -v ON_ERROR_STOP=1 -U postgres -d "$1" -f - 2>/dev/null
+}
+""".replace("APPLIED_DIR", names.APPLIED_DIR)
+
+# After _READY: $3 query.
+QUERY: Final = (
+    _READY
+    + r"""
+printf '%s' "$3" | ask postgres || gone
+exit 0
+"""
+)
+
+# After _READY: $3 database, $4 query. A database that is absent answers {}.
+QUERY_DATABASE: Final = (
+    _READY
+    + r"""
+there=$(printf '%s' "select datname from pg_database" | ask postgres) || gone
+printf '%s\n' "$there" | grep -qxF -- "$3" || { echo '{}'; exit 0; }
+printf '%s' "$4" | ask "$3" || gone
+exit 0
+"""
+)
+
+# After _READY: $3 query, $4 role, $5 password file on the host. The login goes to the container's own
+# address, since the image trusts 127.0.0.1, and insists on SCRAM, so that a server that trusts
+# everybody does not look like a right password.
+_LOGIN: Final = r"""
+login() {
+  [ -r "$2" ] || { echo no-file; return; }
+  { cat -- "$2"; echo; } | docker exec -i "$c" sh -c '
+    IFS= read -r PGPASSWORD; export PGPASSWORD PGREQUIREAUTH=scram-sha-256 PGCONNECT_TIMEOUT=5 LC_ALL=C
+    h=$(hostname -i | cut -d " " -f 1)
+    e=$(psql -X -q -A -t -w -h "$h" -U "$1" -d "$2" -c "select 1" 2>&1) && { echo ok; exit 0; }
+    case "$e" in
+      *"authentication method requirement"*) echo trusted;;
+      *"password authentication failed"*) echo denied;;
+      # These come after the password was accepted.
+      *"permission denied for database"*|*"does not have CONNECT privilege"*) echo ok;;
+      *"database "*" does not exist"*) echo ok;;
+      *"not permitted to log in"*) echo no-login;;
+      *) echo denied;;
+    esac' sh "$1" "$3" 2>/dev/null || echo denied
+}
+"""
+QUERY_ROLE: Final = (
+    _READY
+    + _LOGIN
+    + r"""
+row=$(printf '%s' "$3" | ask postgres) || gone
+printf '{"role": %s, "login": "%s"}\n' "${row:-null}" "$(login "$4" "$5" "$6")"
+exit 0
+"""
+)
+
+# $1 container, $2 database; SQL on standard input.
+RUN: Final = r"""
+# run SQL (container, database)
+command -v docker >/dev/null 2>&1 || { echo "docker is not installed on the host" >&2; exit 1; }
+docker exec -i -u postgres -e PGCLIENTENCODING=UTF8 "$1" \
+  psql -X -q -v ON_ERROR_STOP=1 -v VERBOSITY=terse -U postgres -d "$2" -f - >/dev/null
+"""
+
+# $1 container, $2 role, $3 password file: the file must now log the role in.
+CONFIRM_LOGIN: Final = (
+    "# confirm a login (container, role, password file, database)\nc=$1\n"
+    + _LOGIN
+    + r"""
+case "$(login "$2" "$3" "$4")" in
+  ok) exit 0;;
+  no-file) why="there is no file $3 on the host; write it with secret_file first";;
+  trusted) why="Postgres asked for no password; pg_hba.conf must demand scram-sha-256";;
+  no-login) why="the role lacks LOGIN";;
+  *) why="the password in $3 is not the deploy's secret, or pg_hba.conf has no line for the role";;
+esac
+echo "the login of role $2 could not be confirmed: $why" >&2
+exit 1
+"""
+)
+
+ROLE_ATTRIBUTES: Final = {
+    "SUPERUSER": "rolsuper",
+    "CREATEDB": "rolcreatedb",
+    "CREATEROLE": "rolcreaterole",
+    "INHERIT": "rolinherit",
+    "LOGIN": "rolcanlogin",
+    "REPLICATION": "rolreplication",
+    "BYPASSRLS": "rolbypassrls",
+}
+
+
+def checked_attributes(attributes: Iterable[str]) -> list[str]:
+    """Upper-case role attributes; an unknown one is a ``ValueError``."""
+    found = [attribute.upper() for attribute in attributes]
+    unknown = [attribute for attribute in found if attribute not in ROLE_ATTRIBUTES]
+    if unknown:
+        raise ValueError(
+            f"unknown role attributes {', '.join(unknown)}; known are {', '.join(ROLE_ATTRIBUTES)}"
+        )
+    return found
+
+
+def role_query(role: str) -> str:
+    """A query for one role: a JSON object, or no row."""
+    columns = ", ".join(f"'{name}', {column}" for name, column in ROLE_ATTRIBUTES.items())
+    return (
+        f"select json_build_object({columns}, 'limit', rolconnlimit, "
+        "'settings', coalesce((select json_object_agg(split_part(s, '=', 1), substr(s, strpos(s, '=') + 1)) "
+        "from unnest((select setconfig from pg_db_role_setting where setrole = r.oid and setdatabase = 0)) s)"
+        f", '{{}}')) from pg_roles r where rolname = {literal(role)};"
+    )
+
+
+def role_changes(
+    found: Json, role: str, attributes: Iterable[str], connection_limit: int, settings: Mapping[str, str]
+) -> list[str]:
+    """Statements that give a role its attributes, without its password. ``found`` None means absent."""
+    wanted = checked_attributes(attributes)
+    row = found if isinstance(found, dict) else {}
+    words = [
+        name if name in wanted else f"NO{name}"
+        for name in ROLE_ATTRIBUTES
+        if not row or row.get(name) is not (name in wanted)
+    ]
+    if not row or row.get("limit") != connection_limit:
+        words.append(f"CONNECTION LIMIT {connection_limit}")
+    statements = []
+    if words:
+        statements.append(f"{'ALTER' if row else 'CREATE'} ROLE {identifier(role)} WITH {' '.join(words)};")
+    known = row.get("settings")
+    for name, value in checked_settings(settings).items():
+        if not isinstance(known, dict) or known.get(name) != value:
+            statements.append(f"ALTER ROLE {identifier(role)} SET {name} = {setting_value(value)};")
+    return statements
+
+
+def password_statement(role: str, verifier: str) -> str:
+    """Set a password by its verifier; what the server may log is no password."""
+    return f"ALTER ROLE {identifier(role)} WITH PASSWORD {literal(verifier)};"
+
+
+def database_query(database: str) -> str:
+    """A query, run inside the database, for everything ``sql_database`` keeps."""
+    return (
+        "select json_build_object('owner', pg_get_userbyid(d.datdba), "
+        "'extensions', coalesce((select json_agg(extname) from pg_extension), '[]'), "
+        "'schemas', (select json_object_agg(nspname, pg_get_userbyid(nspowner)) from pg_namespace), "
+        "'settings', coalesce((select json_object_agg(split_part(s, '=', 1), substr(s, strpos(s, '=') + 1)) "
+        "from unnest((select setconfig from pg_db_role_setting "
+        "where setdatabase = d.oid and setrole = 0)) s), '{}'), "
+        "'public', exists(select from aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a "
+        "where a.grantee = 0), "
+        "'connect', coalesce((select json_agg(pg_get_userbyid(a.grantee)) "
+        "from aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a "
+        "where a.grantee <> 0 and a.privilege_type = 'CONNECT'), '[]'), "
+        "'create', coalesce((select json_agg(pg_get_userbyid(a.grantee)) "
+        "from aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a "
+        "where a.grantee <> 0 and a.privilege_type = 'CREATE'), '[]')) "
+        f"from pg_database d where datname = {literal(database)};"
+    )
+
+
+def database_changes(
+    found: dict[str, Json],
+    database: str,
+    owner: str,
+    extensions: Iterable[str],
+    settings: Mapping[str, str],
+    schemas: Mapping[str, str],
+    connect: Iterable[str] | None,
+    create: Iterable[str] = (),
+) -> list[str]:
+    """Statements, to be run inside an existing database, that make it as declared."""
+    name = identifier(database)
+    statements = []
+    if found.get("owner") != owner:
+        statements.append(f"ALTER DATABASE {name} OWNER TO {identifier(owner)};")
+    present = found.get("extensions")
+    for extension in checked_extensions(extensions):
+        if not isinstance(present, list) or extension not in present:
+            statements.append(f"CREATE EXTENSION IF NOT EXISTS {identifier(extension)};")
+    owners = found.get("schemas")
+    for schema, schema_owner in schemas.items():
+        if not isinstance(owners, dict) or schema not in owners:
+            statements.append(f"CREATE SCHEMA {identifier(schema)} AUTHORIZATION {identifier(schema_owner)};")
+        elif owners[schema] != schema_owner:
+            statements.append(f"ALTER SCHEMA {identifier(schema)} OWNER TO {identifier(schema_owner)};")
+    known = found.get("settings")
+    for setting, value in checked_settings(settings).items():
+        if not isinstance(known, dict) or known.get(setting) != value:
+            statements.append(f"ALTER DATABASE {name} SET {setting} = {setting_value(value)};")
+    if connect is not None:
+        if found.get("public") is not False:
+            statements.append(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC;")
+        granted = found.get("connect")
+        wanted = {owner, *connect}
+        has = {str(role) for role in granted} if isinstance(granted, list) else set()
+        for role in sorted(wanted - has):
+            statements.append(f"GRANT CONNECT, TEMPORARY ON DATABASE {name} TO {identifier(role)};")
+        for role in sorted(has - wanted):
+            statements.append(f"REVOKE ALL ON DATABASE {name} FROM {identifier(role)};")
+    creating = found.get("create")
+    may_create = {str(role) for role in creating} if isinstance(creating, list) else set()
+    for role in sorted(set(create) - may_create):
+        statements.append(f"GRANT CREATE ON DATABASE {name} TO {identifier(role)};")
+    return statements

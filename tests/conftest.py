@@ -1,0 +1,16 @@
+"""Which tiers run: pure and operation tests always, real services with ``--real``, droplets by marker."""
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--real", action="store_true", help="also run the tests that need real servers (minutes)"
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--real"):
+        return
+    real = [item for item in items if item.get_closest_marker("real")]
+    if real:
+        config.hook.pytest_deselected(items=real)
+        items[:] = [item for item in items if item not in real]

@@ -1,0 +1,128 @@
+"""The ingress on a live droplet, called from the laptop as a browser would."""
+
+import socket
+import ssl
+import subprocess
+
+import pytest
+
+DOMAIN = "droplet.test"
+
+
+@pytest.fixture(scope="module")
+def root_certificate(host, tmp_path_factory):
+    """The root of the droplet's own certificate authority, as a file."""
+    path = tmp_path_factory.mktemp("ca") / "root.crt"
+    path.write_text(
+        host.check_output("cat /var/lib/memory-droplet/ingress/caddy/pki/authorities/local/root.crt") + "\n"
+    )
+    return path
+
+
+@pytest.fixture
+def browse(droplet, root_certificate):
+    """A call from the laptop to a site of the droplet over TLS: status, headers and body."""
+
+    def call(site, path="/", *arguments):
+        done = subprocess.run(
+            [
+                "curl",
+                "-sS",
+                "-i",
+                "--max-time",
+                "20",
+                "--noproxy",
+                "*",
+                "--cacert",
+                str(root_certificate),
+                "--resolve",
+                f"{site}.{DOMAIN}:443:{droplet.address}",
+                *arguments,
+                f"https://{site}.{DOMAIN}{path}",
+            ],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
+        head, _, body = done.stdout.replace("\r\n", "\n").partition("\n\n")
+        return int(head.split()[1]), head.lower(), body
+
+    return call
+
+
+def test_the_unit_is_active_and_enabled(host):
+    unit = host.service("droplet-ingress")
+    assert unit.is_running
+    assert unit.is_enabled
+
+
+def test_tls_is_served_with_a_certificate_of_the_droplets_own_authority(droplet, root_certificate):
+    context = ssl.create_default_context(cafile=str(root_certificate))
+    with (
+        socket.create_connection((droplet.address, 443), 5) as plain,
+        context.wrap_socket(plain, server_hostname=f"n8n.{DOMAIN}") as secured,
+    ):
+        assert secured.version() in ("TLSv1.2", "TLSv1.3")
+
+
+def test_plain_http_is_sent_to_https(droplet):
+    done = subprocess.run(
+        [
+            "curl",
+            "-s",
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{http_code} %{redirect_url}",
+            "--noproxy",
+            "*",
+            "--resolve",
+            f"n8n.{DOMAIN}:80:{droplet.address}",
+            f"http://n8n.{DOMAIN}/x",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert done.stdout == f"308 https://n8n.{DOMAIN}/x"
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/api/v1/workflows", "/webhook-test/memory/assemble"])
+def test_what_nobody_outside_needs_is_not_there(browse, path):
+    assert browse("n8n", path)[0] == 404
+
+
+def test_a_provider_cannot_be_reached_past_the_memory_filter(browse):
+    assert browse("openweb", "/openai/chat/completions", "-X", "POST", "-d", "{}")[0] == 404
+
+
+def test_an_unknown_site_is_not_served(droplet, root_certificate):
+    done = subprocess.run(
+        [
+            "curl",
+            "-s",
+            "--noproxy",
+            "*",
+            "--cacert",
+            str(root_certificate),
+            "--max-time",
+            "10",
+            "--resolve",
+            f"other.{DOMAIN}:443:{droplet.address}",
+            f"https://other.{DOMAIN}/",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode != 0
+
+
+def test_its_log_holds_no_header_and_no_query(host, browse):
+    browse("n8n", "/x?token=canary-in-query", "-H", "X-Webhook-Token: canary-in-header")
+    log = host.check_output("docker logs ingress 2>&1 | tail -n 200")
+    assert "/x" in log
+    assert "canary-in" not in log
