@@ -110,13 +110,21 @@ def _has(image: str) -> bool:
 
 
 def clear_leftovers() -> None:
-    """Remove working containers and unnamed images of a build that was killed."""
+    """Remove what a killed build left, and bases and tools that no recipe uses any more."""
     buildah("rm", "--all", purpose="remove working containers of an earlier build")
     buildah("rmi", "--prune", "--force", purpose="remove unnamed images of an earlier build")
+    current = {tools_image(), *(_base_image(base) for base in BASES.values())}
+    listed = buildah("images", "--format", "{{.Name}}:{{.Tag}}", purpose="list images").split()
+    for image in sorted(set(listed) - current):
+        buildah("rmi", "--force", image, purpose="remove an image of an earlier build")
+
+
+def _base_image(base: Base) -> str:
+    return f"localhost/drill-base:{base.suite}-{base.identity}"
 
 
 def _ensure_base(base: Base) -> str:
-    image = f"localhost/drill-base:{base.suite}-{base.identity}"
+    image = _base_image(base)
     if _has(image):
         return image
     began = time.monotonic()

@@ -60,7 +60,7 @@ def docker() -> None:
         ],
     )
     engine = packages(name="Docker: engine", packages=["docker.io", "iptables"])
-    running = service(
+    service(
         name="Docker: running",
         unit="docker.service",
         reads=[DAEMON],
@@ -71,5 +71,5 @@ def docker() -> None:
     reconcile(
         name="Docker: shared network",
         script=f"{names.SCRIPTS_DIR}/{SCRIPT}",
-        triggers=[running, files],
+        triggers=[files],
     )

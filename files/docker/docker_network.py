@@ -10,9 +10,12 @@ import json
 from pathlib import Path
 from typing import TypedDict
 
-from plan_apply import Difference, Refused, run, serve, succeeds, text_of
+from plan_apply import STATE_DIR, Difference, Refused, run, serve, succeeds, text_of, write_atomically
 
 WANTED = Path("/etc/memory-droplet/docker/network.json")
+#: What was made last. While the engine is down it stands for the network, so that a stopped engine is shown
+#: as a stopped engine and not as a missing network too.
+MADE = STATE_DIR / "docker-network.json"
 
 
 class Network(TypedDict):
@@ -82,17 +85,32 @@ def find() -> list[Difference]:
     wanted: Network = json.loads(text)
     name = wanted["name"]
     if not succeeds(["docker", "version"]):
+        if text_of(MADE) == text:
+            return []
         raise Refused("the Docker daemon does not answer; see `systemctl status docker`")
+
+    def record() -> None:
+        write_atomically(MADE, text)
+
+    def make_and_record() -> None:
+        make(wanted)
+        record()
+
     if not succeeds(["docker", "network", "inspect", name]):
-        return [Difference(f"network {name} does not exist", lambda: make(wanted))]
+        return [Difference(f"network {name} does not exist", make_and_record)]
     found = json.loads(run(["docker", "network", "inspect", name]))[0]
     phrases = problems(found, wanted)
-    if not phrases:
-        return []
     attached = [str(one["Name"]) for one in found.get("Containers", {}).values()]
-    return [
-        Difference(f"network {name} {' and '.join(phrases)}", lambda: replace(wanted, phrases, attached)),
-    ]
+
+    def replace_and_record() -> None:
+        replace(wanted, phrases, attached)
+        record()
+
+    if phrases:
+        return [Difference(f"network {name} {' and '.join(phrases)}", replace_and_record)]
+    if text_of(MADE) != text:
+        return [Difference(f"{MADE} does not say what network there is", record)]
+    return []
 
 
 if __name__ == "__main__":

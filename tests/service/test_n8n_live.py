@@ -10,22 +10,25 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import psycopg
 import pytest
 
 from settings import n8n as desired
-
-sys.path.insert(0, str(Path(__file__).parent))
-from memory_double import MemoryDouble
-from n8n_server import PROVISIONER, SERVICE_TOKEN, WEBHOOK_TOKEN, Answer, Droplet, droplet
+from tests.service.memory_double import MemoryDouble
+from tests.service.n8n_server import PROVISIONER, SERVICE_TOKEN, WEBHOOK_TOKEN, Answer, Droplet, droplet
 
 pytestmark = pytest.mark.real
 
 SECOND_SERVICE_TOKEN = "second-service-token-for-the-tests"
 ASSEMBLE = {"client_id": 1, "query": "what did we decide?", "timestamp": "2026-01-02T03:04:05Z"}
-WORKFLOWS = ["memory-alerts", "memory-assemble", "memory-errors", "memory-nightly-cleanup", "memory-writeback"]
+WORKFLOWS = [
+    "memory-alerts",
+    "memory-assemble",
+    "memory-errors",
+    "memory-nightly-cleanup",
+    "memory-writeback",
+]
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +105,7 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> None:
 
 
 def sql(server: Droplet, query: str) -> list[tuple[object, ...]]:
-    with psycopg.connect(server.postgres.url("n8ndb"), autocommit=True) as connection:
+    with psycopg.connect(server.postgres.dsn("n8ndb", "postgres"), autocommit=True) as connection:
         return connection.execute(query.encode()).fetchall()
 
 
@@ -110,16 +113,18 @@ def sql(server: Droplet, query: str) -> list[tuple[object, ...]]:
 
 
 def test_assemble_answers_as_the_service_within_two_seconds(server: Droplet, service: MemoryDouble) -> None:
-    answer = server.webhook("memory/assemble", {**ASSEMBLE, "query": "naïve – 你好 \u0000"})
+    answer = server.webhook("memory/assemble", {**ASSEMBLE, "query": "naïve 你好 \u0000"})
     assert is_answer(answer), answer
     assert answer.headers["x-memory-workflow"] == "memory-assemble"
     assert answer.json()["profile"] == {"name": "Zoë", "tags": [], "metadata": None}
     assert answer.seconds < 2
-    assert service.calls[-1] == ("/v1/assemble", {**ASSEMBLE, "query": "naïve – 你好 \u0000"})
+    assert service.calls[-1] == ("/v1/assemble", {**ASSEMBLE, "query": "naïve 你好 \u0000"})
     assert service.content_types[-1].startswith("application/json")
 
 
-def test_writeback_answers_as_the_service_within_three_seconds(server: Droplet, service: MemoryDouble) -> None:
+def test_writeback_answers_as_the_service_within_three_seconds(
+    server: Droplet, service: MemoryDouble
+) -> None:
     body = {"client_id": 1, "conversation": [{"role": "user", "content": "hi"}], "response": "hello"}
     answer = server.webhook("memory/writeback", body)
     assert is_answer(answer), answer
@@ -133,7 +138,10 @@ def test_writeback_answers_as_the_service_within_three_seconds(server: Droplet, 
 def test_a_wrong_or_missing_token_is_refused_before_any_work(
     server: Droplet, service: MemoryDouble, path: str, token: str | None
 ) -> None:
-    executions, calls = sql(server, "SELECT coalesce(max(id), 0) FROM n8n.execution_entity"), len(service.calls)
+    executions, calls = (
+        sql(server, "SELECT coalesce(max(id), 0) FROM n8n.execution_entity"),
+        len(service.calls),
+    )
     answer = server.webhook(path, ASSEMBLE, token=token)
     assert answer.status == 403
     assert len(service.calls) == calls
@@ -141,7 +149,9 @@ def test_a_wrong_or_missing_token_is_refused_before_any_work(
 
 
 @pytest.mark.parametrize("path", ["memory/assemble", "memory/writeback"])
-def test_a_body_that_the_service_refuses_comes_back_with_its_status_and_reason(server: Droplet, path: str) -> None:
+def test_a_body_that_the_service_refuses_comes_back_with_its_status_and_reason(
+    server: Droplet, path: str
+) -> None:
     answer = server.webhook(path, {"query": "whose?"})
     assert (answer.status, answer.json()) == (
         422, {"detail": [{"loc": ["body", "client_id"], "msg": "field required"}]},
@@ -218,7 +228,9 @@ def test_what_is_no_alert_is_refused(server: Droplet) -> None:
     assert (answer.status, answer.json()["error"]) == (422, "not_an_alert")
 
 
-def test_the_cleanup_is_registered_for_two_at_night_and_runs_by_hand(server: Droplet, service: MemoryDouble) -> None:
+def test_the_cleanup_is_registered_for_two_at_night_and_runs_by_hand(
+    server: Droplet, service: MemoryDouble
+) -> None:
     live = server.live("memory-nightly-cleanup")
     assert live["active"] is True
     assert "0 2 * * *" in json.dumps(live["nodes"])
@@ -251,14 +263,15 @@ def test_the_schedule_fires_and_its_failure_reaches_the_error_workflow(
         path.write_text(declared)
         assert any("differs" in line for line in server.apply())
     ((source, status, message),) = sql(
-        server, "SELECT source, status, message FROM alerts.event WHERE name = 'memory-nightly-cleanup' LIMIT 1"
+        server,
+        "SELECT source, status, message FROM alerts.event WHERE name = 'memory-nightly-cleanup' LIMIT 1",
     )
     assert (source, status) == ("n8n", "error")
     assert message
 
 
 def test_n8n_cannot_read_the_memories_of_the_service(server: Droplet) -> None:
-    with psycopg.connect(server.postgres.url("n8ndb"), autocommit=True) as connection:
+    with psycopg.connect(server.postgres.dsn("n8ndb", "postgres"), autocommit=True) as connection:
         connection.execute("SET ROLE memory")
         connection.execute("CREATE TABLE IF NOT EXISTS memory.secret_turns (text text)")
         connection.execute("SET ROLE n8n")
@@ -301,7 +314,9 @@ def test_a_second_run_changes_nothing_and_logs_in_only_once(server: Droplet) -> 
     assert [server.live(workflow)["versionId"] for workflow in WORKFLOWS] == versions
 
 
-def test_an_edit_in_the_editor_is_named_by_node_and_field_and_repaired_without_a_failed_call(server: Droplet) -> None:
+def test_an_edit_in_the_editor_is_named_by_node_and_field_and_repaired_without_a_failed_call(
+    server: Droplet,
+) -> None:
     edit(server, "memory-assemble", publish=True, url="http://127.0.0.1:9/?token=sk-pasted-by-somebody")
     differences = server.plan()
     assert differences == [
@@ -458,9 +473,9 @@ def test_fifty_concurrent_callers_stay_inside_the_memory_limit(server: Droplet) 
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads):
-        peak = max(peak, server.rss_mb())
+        peak = max(peak, sum(server.memory_used_mb().values()))
         time.sleep(0.5)
-    print(f"50 callers: {sum(answers.values())} answers in 20 s, {dict(answers)}, peak RSS {peak:.0f} MiB")
+    print(f"50 callers: {sum(answers.values())} answers in 20 s, {dict(answers)}, peak {peak:.0f} MiB")
     assert set(answers) == {200}
     assert peak < server.memory_mb
 
@@ -519,11 +534,15 @@ def test_no_token_and_no_conversation_stays_in_logs_files_or_executions(server: 
     words = "a-sentence-from-a-conversation"
     assert is_answer(server.webhook("memory/assemble", {**ASSEMBLE, "query": words}))
     server.webhook("memory/assemble", b'{"query": "' + words.encode() + b'" oops')
-    wait_for(lambda: sql(server, f"SELECT 1 FROM n8n.execution_data WHERE data LIKE '%{words}%'") == [], 150)  # noqa: S608
+    wait_for(lambda: sql(server, f"SELECT 1 FROM n8n.execution_data WHERE data LIKE '%{words}%'") == [], 150)
     for token in (WEBHOOK_TOKEN, SERVICE_TOKEN):
-        assert sql(server, f"SELECT 1 FROM n8n.execution_data WHERE data LIKE '%{token}%'") == []  # noqa: S608
-        assert sql(server, f"SELECT 1 FROM n8n.credentials_entity WHERE data LIKE '%{token}%'") == []  # noqa: S608
-    for path in [server.log, *(server.directory / "home").rglob("*"), *(server.directory / "provisioner-state").iterdir()]:
+        assert sql(server, f"SELECT 1 FROM n8n.execution_data WHERE data LIKE '%{token}%'") == []
+        assert sql(server, f"SELECT 1 FROM n8n.credentials_entity WHERE data LIKE '%{token}%'") == []
+    for path in [
+        server.log,
+        *(server.directory / "home").rglob("*"),
+        *(server.directory / "provisioner-state").iterdir(),
+    ]:
         if path.is_file():
             text = path.read_bytes()
             for word in (WEBHOOK_TOKEN, SERVICE_TOKEN, words):

@@ -29,7 +29,20 @@ pytestmark = [
 
 KEY = "k" * 32
 READER = "r" * 32
-WORDS = "Anker Birke Distel Eule Feder Gabel Insel Hafen Kessel Laterne Mühle Nebel".split()
+WORDS = [
+    "Anker",
+    "Birke",
+    "Distel",
+    "Eule",
+    "Feder",
+    "Gabel",
+    "Insel",
+    "Hafen",
+    "Kessel",
+    "Laterne",
+    "Mühle",
+    "Nebel",
+]
 COLLECTION: dict[str, Any] = {
     "vectors": {"size": 4, "distance": "Cosine", "memory": "cold"},
     "hnsw_config": {"m": 0, "payload_m": 16, "ef_construct": 100, "full_scan_threshold": 10000},
@@ -115,7 +128,7 @@ def fill(api: Api, count: int = 12, name: str = "memory") -> list[str]:
             "payload": {
                 "client_id": number % 3,
                 "expires_at": 100 + number,
-                "content": f"Grün und {WORDS[number % 12]}",
+                "content": f"Grün und {WORDS[number % 9]}",
             },
         }
         for number, one in enumerate(ids)
