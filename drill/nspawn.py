@@ -43,6 +43,8 @@ def command(record: Record) -> list[str]:
         "--private-network",
         f"--network-veth-extra={record.veth}:eth0",
         "--capability=all",
+        # The clock is the laptop's: `timedatectl set-timezone` alone would shift it by the zone's offset.
+        "--drop-capability=CAP_SYS_TIME",
         # What Docker and databases use beyond nspawn's list; and no swap, which would become the laptop's,
         # on a file that `down` deletes.
         f"--system-call-filter={SYSTEM_CALLS}",
