@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from drill import cycle, host, inspection, machine
+from drill import cycle, host, images, inspection, machine, n8n_export, tunnel
 from drill.console import elapsed_s, say
 from drill.errors import DrillError, UsageMistake
 from settings import secrets
@@ -24,9 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; errors are one sentence on stderr and exit code 1."""
     own, passed_on = split(list(sys.argv[1:] if argv is None else argv))
     arguments = _parser().parse_args(own)
-    command: Callable[[argparse.Namespace, list[str]], int] = arguments.run
     try:
-        return command(arguments, passed_on)
+        if arguments.takes_more:
+            return int(arguments.run(arguments, passed_on))
+        return int(arguments.run(arguments))
     except (DrillError, SettingsError, SecretsError) as error:
         print(f"drill: {error}", file=sys.stderr)
         return 1
@@ -54,6 +55,7 @@ def split(argv: list[str]) -> tuple[list[str], list[str]]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="drill", description=__doc__)
+    parser.set_defaults(takes_more=False)
     commands = _Commands(parser)
     commands.add("up", _up, "make a local droplet, or start a stopped one")
     commands.add("ssh", _ssh, "log in, or run a command", passes_on="[-- COMMAND]")
@@ -65,6 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     commands.add("down", _down, "remove a local droplet and every trace of it")
     commands.add("rebuild", _rebuild, "down, up, deploy and verify, with the time of each")
     _add_secrets(commands)
+    for module in (images, tunnel, n8n_export):
+        module.add_parsers(commands.subparsers)
     return parser
 
 
@@ -75,7 +79,7 @@ class _Commands:
     parser: argparse.ArgumentParser
 
     def __post_init__(self) -> None:
-        self._commands = self.parser.add_subparsers(required=True, metavar="COMMAND")
+        self.subparsers = self.parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(
         self,
@@ -88,10 +92,10 @@ class _Commands:
     ) -> argparse.ArgumentParser:
         """Add a subcommand that may take a droplet's name."""
         usage = f"drill {name} [NAME] {passes_on}" if passes_on else None
-        added = self._commands.add_parser(
+        added = self.subparsers.add_parser(
             name, help=text, description=f"{text[0].upper()}{text[1:]}.", usage=usage
         )
-        added.set_defaults(run=run)
+        added.set_defaults(run=run, takes_more=True)
         if named:
             name_help = f"default: $DROPLET_NAME or {host.hosts.LOCAL_DROPLET}"
             added.add_argument("name", nargs="?", metavar="NAME", help=name_help)
@@ -111,7 +115,7 @@ def _add_secrets(commands: _Commands) -> None:
     ]
     for name, run, text, of_one in rows:
         action = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        action.set_defaults(run=run)
+        action.set_defaults(run=run, takes_more=True)
         if of_one:
             action.add_argument("secret", metavar="SECRET", choices=list(secrets.DECLARED))
         action.add_argument("name", nargs="?", metavar="NAME")
@@ -211,3 +215,7 @@ def _secrets_show(arguments: argparse.Namespace, _passed_on: list[str]) -> int:
         raise SecretsError(f"The secret {arguments.secret} is not stored; run: drill secrets init")
     print(value)
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
