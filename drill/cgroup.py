@@ -179,10 +179,12 @@ class Group:
 def limit_settings(version: Literal[1, 2], limit_bytes: int) -> list[tuple[str, str]]:
     """Files and values that hold a group to its memory, without a loophole into the laptop's swap."""
     if version == 1:
-        # The sum of memory and swap may not be set below the memory limit, so it comes second.
+        # The sum of memory and swap may not be set below the memory limit, so it comes second. It is one
+        # page higher, so that it is always the memory limit that is hit: Linux 6.18 counts no failures of the
+        # other one.
         return [
             ("memory.limit_in_bytes", str(limit_bytes)),
-            ("memory.memsw.limit_in_bytes", str(limit_bytes)),
+            ("memory.memsw.limit_in_bytes", str(limit_bytes + 4096)),
         ]
     return [("memory.max", str(limit_bytes)), ("memory.swap.max", "0")]
 
@@ -191,9 +193,9 @@ def read_memory(directory: Path, version: Literal[1, 2]) -> Memory:
     """Read memory figures from a group's directory (fields that the kernel lacks are 0)."""
     if version == 1:
         statistics = _pairs(directory / "memory.stat")
-        # v1 counts an OOM kill only in the very group of the victim, so the tree is summed.
+        # v1 counts an OOM kill only in the very group of the victim, so the tree is summed; kills in groups
+        # that are gone are missing.
         kills = sum(_pairs(each).get("oom_kill", 0) for each in directory.rglob("memory.oom_control"))
-        kills += _pairs(directory / "memory.oom_control").get("oom_kill", 0) if not kills else 0
         return Memory(
             used=max(
                 0, _number(directory / "memory.usage_in_bytes") - statistics.get("total_inactive_file", 0)

@@ -215,3 +215,7 @@ def _secrets_show(arguments: argparse.Namespace, _passed_on: list[str]) -> int:
         raise SecretsError(f"The secret {arguments.secret} is not stored; run: drill secrets init")
     print(value)
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -230,7 +230,8 @@ def build_and_push(recipe: Recipe, target: Target, version: str, registry: str) 
     arguments["VERSION"] = version
     labels = {
         "org.opencontainers.image.title": recipe.title,
-        "org.opencontainers.image.version": version,
+        "org.opencontainers.image.ref.name": target.tag,
+        **({"org.opencontainers.image.version": version} if recipe.exact else {}),
         "org.opencontainers.image.source": recipe.source,
         "org.opencontainers.image.base.name": f"debian {recipe.base}",
         BUILT_LABEL: "true",

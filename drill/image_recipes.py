@@ -69,6 +69,8 @@ class Recipe:
     double: bool = False
     #: Whether the build needs the image `tools` (uv and npm).
     tools: bool = False
+    #: Whether the version in the tag is what is inside; Debian's packages move on under the same tag.
+    exact: bool = True
     #: More for the build context: (name there, directory in the repository).
     extra: tuple[tuple[str, str], ...] = ()
     #: What the build takes at its peak; several builds run beside each other where the laptop has it all.
@@ -106,6 +108,7 @@ RECIPES: Final = {
             "forky",
             "PostgreSQL 18 with pgvector, built from Debian packages",
             "https://packages.debian.org/postgresql-18-pgvector",
+            exact=False,
         ),
         Recipe(
             "qdrant",
@@ -121,6 +124,7 @@ RECIPES: Final = {
             "forky",
             "Caddy, built from the Debian package",
             "https://packages.debian.org/caddy",
+            exact=False,
         ),
     )
 }

@@ -128,6 +128,12 @@ def ensure(names: Sequence[str] = (), verify: bool = False) -> dict[str, LockedI
     return {recipe.name: locked[recipe.name] for recipe in recipes}
 
 
+def ensure_lock(names: Sequence[str] = ()) -> Path:
+    """As `ensure`, for who needs the lock file: where it lies, complete for the named images."""
+    ensure(names)
+    return lock_file()
+
+
 def _build_missing(recipes: list[Recipe], known: dict[str, Target]) -> None:
     def wanted(recipe: Recipe) -> bool:
         # Looked at again: while this process waited, another may have built it.

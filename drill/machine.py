@@ -72,7 +72,7 @@ class Droplet:
 
     def memory(self) -> Memory:
         """Memory of the whole droplet: used, peak, limit, times the limit was hit, OOM kills."""
-        return nspawn.group(_record(self.name)).memory()
+        return nspawn.memory(_record(self.name))
 
 
 def ensure(name: str) -> Droplet:

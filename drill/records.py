@@ -18,6 +18,8 @@ from drill.console import say
 from drill.errors import DrillError, UsageMistake
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,38}[a-z0-9]")
+# They share the naming of control groups with droplets.
+_TAKEN: Final = ("registry", "openai-double")
 
 
 def checked_name(name: str) -> str:
@@ -27,6 +29,8 @@ def checked_name(name: str) -> str:
             f"{name!r} cannot be a droplet's name: 2 to 40 lower-case letters, digits and dashes, "
             "beginning with a letter and not ending with a dash."
         )
+    if name in _TAKEN or name.startswith("work-"):
+        raise UsageMistake(f"{name!r} cannot be a droplet's name: the drill itself uses it; take another.")
     return name
 
 

@@ -100,14 +100,11 @@ class ContainerUnit:
         """Where the unit file lies on the host."""
         return f"/etc/systemd/system/{self.unit}"
 
-    def docker_run(self) -> tuple[str, ...]:
-        """The words of the ``docker run`` command, unquoted."""
-        words = [DOCKER, "run", "--rm", "--name", self.name, "--hostname", self.name]
+    def run_words(self) -> tuple[str, ...]:
+        """The words after ``docker run``, unquoted."""
+        words = ["--rm", "--name", self.name, "--hostname", self.name]
         # What was pulled and recorded is what runs: a start never waits for a registry.
         words += ["--pull", "never"]
-        # Attaching only stdout (which the unit discards) keeps the client in the foreground without
-        # copying the container's log, which Docker keeps itself, into the journal.
-        words += ["--attach", "stdout"]
         words += ["--log-driver", "json-file", "--log-opt", f"max-size={self.log_max_mb}m"]
         words += ["--log-opt", f"max-file={self.log_files}"]
         words += ["--network", self.network]
@@ -154,6 +151,8 @@ class ContainerUnit:
     def render(self, systemd: int = 252) -> str:
         """The text of the unit file for that version of systemd."""
         after = " ".join(("docker.service", *self.after))
+        # In a shell, because Docker complains of a container that is not there, which is the usual case.
+        remove = f'/bin/sh -c "exec {DOCKER} rm --force --volumes {self.name} >/dev/null 2>&1"'
         lines = [
             "# Written by the deploy; changes made here are repaired by the next run.",
             "[Unit]",
@@ -169,13 +168,13 @@ class ContainerUnit:
             "",
             "[Service]",
             "Type=exec",
-            f"ExecStartPre=-{DOCKER} rm --force --volumes {quote_word(self.name)}",
-            f"ExecStart={quote_command(self.docker_run())}",
+            f"ExecStartPre=-{remove}",
+            f"ExecStart={DOCKER} run \\\n  {quote_command(self.run_words())}",
             f"ExecStop={DOCKER} stop -t {self.stop_timeout_s} {quote_word(self.name)}",
-            f"ExecStopPost=-{DOCKER} rm --force --volumes {quote_word(self.name)}",
-            # The container's own log is kept and rotated by Docker; only the client's errors come here.
-            "StandardOutput=null",
-            "StandardError=journal",
+            # The client may have been killed and have left its container running.
+            f"ExecStopPost=-{remove}",
+            # `docker logs` goes away with a container that dies; the journal still has its last words.
+            f"SyslogIdentifier={quote_setting(self.name)}",
             f"Restart={self.restart}",
             f"RestartSec={self.restart_delay_s}",
         ]

@@ -23,15 +23,23 @@ u=$1 verb=$2 limit=$3
 fail() { echo "$1; its last lines:" >&2; journalctl -u "$u" -n 20 --no-pager -o cat >&2; exit 1; }
 attempts() { systemctl show -P NRestarts -- "$u" 2>/dev/null; }
 systemctl "$verb" -- "$u" || fail "systemctl $verb $u failed"
+# A unit that runs `docker run` is active while Docker still makes the container.
+container=${u#droplet-} container=${container%.service}
+running() {
+  [ "$(systemctl is-active -- "$u")" = active ] || return 1
+  case "$u" in
+    droplet-*.service) [ "$(docker inspect -f '{{.State.Running}}' "$container" 2>/dev/null)" = true ];;
+  esac
+}
 steady=0 n=0 before=$(attempts)
 while [ "$n" -lt "$limit" ]; do
-  state=$(systemctl is-active -- "$u") now=$(attempts)
-  [ "$state" != failed ] || break
-  if [ "$state" = active ] && [ "$now" = "$before" ]; then steady=$((steady+1)); else steady=0; fi
+  now=$(attempts)
+  ! systemctl is-failed --quiet -- "$u" || break
+  if running && [ "$now" = "$before" ]; then steady=$((steady+1)); else steady=0; fi
   [ "$steady" -lt 3 ] || exit 0
   before=$now n=$((n+1)); sleep 1
 done
-fail "$u is $state, not steadily active, $n s after systemctl $verb"
+fail "$u is $(systemctl is-active -- "$u"), but did not stay up, $n s after systemctl $verb"
 """
 
 # $1 path, $2 digest. The directory is made here because this is the only writer.

@@ -53,6 +53,12 @@ def checked_settings(settings: Mapping[str, str]) -> dict[str, str]:
     return dict(settings)
 
 
+def differing_settings(found: Json, wanted: Mapping[str, str]) -> dict[str, str]:
+    """The wanted settings that are not in effect; Postgres keeps ``timezone`` as ``TimeZone``."""
+    known = {name.lower(): value for name, value in found.items()} if isinstance(found, dict) else {}
+    return {name: value for name, value in checked_settings(wanted).items() if known.get(name) != value}
+
+
 def checked_extensions(extensions: Iterable[str]) -> list[str]:
     """The extension names; anything that cannot be one is a ``ValueError``."""
     found = list(extensions)
@@ -128,12 +134,14 @@ exit 0
 """
 )
 
-# $1 container, $2 database; SQL on standard input.
+# $1 container, $2 database, $3 what fails if it fails; SQL on standard input.
 RUN: Final = r"""
-# run SQL (container, database)
+# run SQL (container, database, what)
 command -v docker >/dev/null 2>&1 || { echo "docker is not installed on the host" >&2; exit 1; }
 docker exec -i -u postgres -e PGCLIENTENCODING=UTF8 "$1" \
-  psql -X -q -v ON_ERROR_STOP=1 -v VERBOSITY=terse -U postgres -d "$2" -f - >/dev/null
+  psql -X -q -v ON_ERROR_STOP=1 -v VERBOSITY=terse -U postgres -d "$2" -f - >/dev/null && exit 0
+echo "$3 failed on database $2; nothing of it was kept" >&2
+exit 1
 """
 
 # $1 container, $2 role, $3 password file: the file must now log the role in.
@@ -202,10 +210,8 @@ def role_changes(
     statements = []
     if words:
         statements.append(f"{'ALTER' if row else 'CREATE'} ROLE {identifier(role)} WITH {' '.join(words)};")
-    known = row.get("settings")
-    for name, value in checked_settings(settings).items():
-        if not isinstance(known, dict) or known.get(name) != value:
-            statements.append(f"ALTER ROLE {identifier(role)} SET {name} = {setting_value(value)};")
+    for name, value in differing_settings(row.get("settings"), settings).items():
+        statements.append(f"ALTER ROLE {identifier(role)} SET {name} = {setting_value(value)};")
     return statements
 
 
@@ -260,10 +266,8 @@ def database_changes(
             statements.append(f"CREATE SCHEMA {identifier(schema)} AUTHORIZATION {identifier(schema_owner)};")
         elif owners[schema] != schema_owner:
             statements.append(f"ALTER SCHEMA {identifier(schema)} OWNER TO {identifier(schema_owner)};")
-    known = found.get("settings")
-    for setting, value in checked_settings(settings).items():
-        if not isinstance(known, dict) or known.get(setting) != value:
-            statements.append(f"ALTER DATABASE {name} SET {setting} = {setting_value(value)};")
+    for setting, value in differing_settings(found.get("settings"), settings).items():
+        statements.append(f"ALTER DATABASE {name} SET {setting} = {setting_value(value)};")
     if connect is not None:
         if found.get("public") is not False:
             statements.append(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC;")

@@ -32,8 +32,17 @@ def quote_word(text: str) -> str:
 
 
 def quote_command(words: Iterable[str]) -> str:
-    """A whole ``ExecStart=`` command, one argument a line, continued with a backslash."""
-    return " \\\n  ".join(quote_word(word) for word in words)
+    """A whole ``ExecStart=`` command: an option and its value a line, continued with backslashes."""
+    lines: list[str] = []
+    before = ""
+    for word in words:
+        if before.startswith("--") and not word.startswith("-"):
+            lines[-1] += f" {quote_word(word)}"
+            before = ""
+        else:
+            lines.append(quote_word(word))
+            before = word
+    return " \\\n  ".join(lines)
 
 
 def quote_setting(text: str) -> str:

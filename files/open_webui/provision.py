@@ -36,8 +36,9 @@ class Unreachable(Exception):
 class Api:
     """JSON over HTTP with a bearer token. Errors name the call, never its body."""
 
-    def __init__(self, name, url, token=""):
+    def __init__(self, name, url, log_command, token=""):
         self.name = name
+        self.log_command = log_command
         self.url = url.rstrip("/")
         self.token = token
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -55,7 +56,10 @@ class Api:
         except urllib.error.HTTPError as error:
             status, raw = error.code, error.read()
         except (OSError, urllib.error.URLError) as error:
-            raise Unreachable(f"{self.name} does not answer at {self.url}: {type(error).__name__}") from None
+            reason = type(error).__name__
+            raise Unreachable(
+                f"{self.name} does not answer at {self.url} ({reason}); see: {self.log_command}"
+            ) from None
         try:
             return status, json.loads(raw)
         except ValueError:
@@ -120,7 +124,7 @@ class Provisioning:
         self.want = declaration
         self.applying = applying
         self.differences = []
-        self.api = Api("Open WebUI", declaration["url"])
+        self.api = Api("Open WebUI", declaration["url"], "docker logs --tail 50 open-webui")
         self.state_dir = Path(declaration["state_dir"])
         self.session = Session(self.state_dir / "provision-session.json")
 
@@ -141,7 +145,9 @@ class Provisioning:
         """Every step, in the order in which they depend on each other."""
         status, _ = self.api.call("GET", "/ready")
         if status != 200:
-            raise Unreachable(f"Open WebUI is not ready at {self.api.url} (HTTP {status})")
+            raise Unreachable(
+                f"Open WebUI is not ready at {self.api.url} (HTTP {status}); see: {self.api.log_command}"
+            )
         self.sign_in()
         self.function()
         self.model()
@@ -348,7 +354,12 @@ class Provisioning:
 
     def memory_clients(self, ids):
         """The clients' rows in the memory service; their numbers by client id."""
-        service = Api("the memory service", self.want["memory_service_url"], self.secret("memory_admin_token"))
+        service = Api(
+            "the memory service",
+            self.want["memory_service_url"],
+            "journalctl -u memory-service -n 50",
+            self.secret("memory_admin_token"),
+        )
         numbers = {}
         for client in self.want["clients"]:
             want = {"full_name": client["name"], "email": client["email"].lower(), "tags": client["tags"]}
@@ -413,7 +424,7 @@ def main(arguments):
         run.run()
     except Unreachable as error:
         if applying:
-            print(f"{error}; see: docker logs --tail 50 open-webui", file=sys.stderr)
+            print(error, file=sys.stderr)
             return 1
         print(json.dumps({"reachable": False, "differences": run.differences}))
         return 0

@@ -104,9 +104,9 @@ def test_version_2_without_systemd_enables_controllers_and_sets_the_limit(tmp_pa
 
 
 def test_version_1_limits_memory_before_memory_with_swap():
-    assert [name for name, _value in limit_settings(1, TWO_GIB)] == [
-        "memory.limit_in_bytes",
-        "memory.memsw.limit_in_bytes",
+    assert limit_settings(1, TWO_GIB) == [
+        ("memory.limit_in_bytes", "2147483648"),
+        ("memory.memsw.limit_in_bytes", "2147487744"),
     ]
 
 

@@ -38,8 +38,10 @@ def instructions(name: str) -> list[str]:
     return [line.strip() for line in re.sub(r"\\\n", " ", text).splitlines() if line.strip()]
 
 
-def test_every_pinned_image_can_be_built_and_nothing_else() -> None:
-    assert set(RECIPES) == set(tomllib.loads(PINS_FILE.read_text())) == set(targets())
+def test_every_image_that_a_drill_runs_can_be_built() -> None:
+    # The outbound tunnel needs an account at its provider: no drill runs it.
+    assert set(targets()) - set(RECIPES) == {"tunnel"}
+    assert set(RECIPES) < set(targets())
 
 
 def test_an_image_goes_by_the_name_of_the_official_one_without_its_registry() -> None:

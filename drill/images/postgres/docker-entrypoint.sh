@@ -49,7 +49,7 @@ create_cluster() {
   fi
   # Written as the caller would in a shell, quotes included; as in the official image.
   eval 'initdb "${arguments[@]}" '"${POSTGRES_INITDB_ARGS:-}" 3< <(printf '%s\n' "$POSTGRES_PASSWORD")
-  local method=${POSTGRES_HOST_AUTH_METHOD:-$(postgres -C password_encryption "$@")}
+  local method=${POSTGRES_HOST_AUTH_METHOD:-$(postgres -D "$PGDATA" -C password_encryption "${@:2}")}
   printf '\nhost all all all %s\n' "$method" >> "$PGDATA/pg_hba.conf"
 }
 
