@@ -4,7 +4,7 @@ Run some of them with `--data only=qdrant,n8n`; print the exact commands of a dr
 `--dry --data plan=1`.
 """
 
-from pyinfra import host, state
+from pyinfra import host
 
 from operations.plan import print_plan
 from settings.errors import one_sentence
@@ -34,12 +34,10 @@ COMPONENTS = {
     "memory_service": memory_service,
     "n8n": n8n,
     "ingress": ingress,
+    "tunnel": tunnel,
     "open_webui": open_webui,
     "release": release,
 }
-
-if host.data.ingress == "cloudflare":
-    COMPONENTS["tunnel"] = tunnel
 
 with one_sentence():
     options = prepare(host)
@@ -48,4 +46,5 @@ with one_sentence():
 for component in components:
     component()
 
-print_plan(state)
+if options.plan:
+    print_plan()

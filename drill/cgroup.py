@@ -179,10 +179,12 @@ class Group:
 def limit_settings(version: Literal[1, 2], limit_bytes: int) -> list[tuple[str, str]]:
     """Files and values that hold a group to its memory, without a loophole into the laptop's swap."""
     if version == 1:
-        # The sum of memory and swap may not be set below the memory limit, so it comes second.
+        # The sum of memory and swap may not be set below the memory limit, so it comes second. It is one
+        # page higher, so that it is always the memory limit that is hit: Linux 6.18 counts no failures of the
+        # other one.
         return [
             ("memory.limit_in_bytes", str(limit_bytes)),
-            ("memory.memsw.limit_in_bytes", str(limit_bytes)),
+            ("memory.memsw.limit_in_bytes", str(limit_bytes + 4096)),
         ]
     return [("memory.max", str(limit_bytes)), ("memory.swap.max", "0")]
 

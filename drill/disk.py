@@ -6,8 +6,7 @@ import uuid
 from pathlib import Path
 from typing import Final
 
-from drill import network, rootfs
-from drill.commands import run
+from drill import network, packages_kept, rootfs, work
 from drill.console import step
 from drill.records import Record
 from drill.trees import delete_tree
@@ -21,22 +20,30 @@ def unpack(record: Record) -> None:
     if record.root.is_dir():
         return
     partial = record.directory / "root.partial"
-    delete_tree(partial)
     tarball = rootfs.cached()
+    delete(record)
     with step(f"unpacking the disk of {record.name}"):
         partial.mkdir()
-        run(
+        work.run_alone(
+            _work(record),
             ["tar", "-C", str(partial), "--numeric-owner", "--xattrs", "-xpf", str(tarball)],
             purpose=f"unpack the disk of {record.name}",
         )
         _personalise(partial, record)
+        packages_kept.lay_out(partial)
         partial.rename(record.root)
 
 
 def delete(record: Record) -> None:
-    """Remove a droplet's disk."""
+    """Remove a droplet's disk, also one that is half made."""
+    work.end(_work(record))
     delete_tree(record.directory / "root.partial")
+    packages_kept.collect(record.root)
     delete_tree(record.root)
+
+
+def _work(record: Record) -> str:
+    return f"disk-{record.name}"
 
 
 def install_init(record: Record) -> None:

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from drill import access, disk, laptop, network, nspawn, paths, records, services
+from drill import access, disk, laptop, network, nspawn, paths, records, rootfs, services
 from drill.cgroup import Memory
 from drill.console import say, step
 from drill.errors import BootFailed, NoSuchDroplet
@@ -33,6 +33,8 @@ class Droplet:
     state_dir: Path
     registry: str
     """``address:port`` of the image registry that the laptop serves to it."""
+    llm_base_url: str
+    """The double of an LLM provider that the laptop serves to it, where the checkout has one."""
 
     def run(
         self, command: str, *, input_text: str | None = None, timeout_s: float = 600
@@ -80,7 +82,8 @@ def ensure(name: str) -> Droplet:
         DrillError: it cannot be made here, or does not come up; says why and what to do.
     """
     record = records.load(records.checked_name(name))
-    if record is not None and record.root.is_dir() and nspawn.is_running(record) and _ssh_answers(record):
+    wire = network.current()
+    if record is not None and wire is not None and services.all_current(wire) and is_up(record):
         return _droplet(record)
     laptop.prepare()
     with records.only_one():
@@ -127,7 +130,26 @@ def remove(name: str) -> bool:
     return there
 
 
+def is_up(record: Record) -> bool:
+    """Whether the droplet is switched on, complete, and lets us log in."""
+    return record.root.is_dir() and nspawn.is_running(record) and answers(record)
+
+
+def answers(record: Record) -> bool:
+    """Whether the droplet lets us log in."""
+    try:
+        with socket.create_connection((record.address, access.PORT), timeout=1) as connection:
+            connection.settimeout(5)
+            if not connection.recv(4).startswith(b"SSH"):
+                return False
+    except OSError:
+        return False
+    # The banner comes before logins are allowed (pam_nologin) and proves no key.
+    return _droplet(record).run("true", timeout_s=30).returncode == 0
+
+
 def _remove_wire() -> None:
+    rootfs.abandon()
     wire = network.current()
     if wire is not None:
         services.remove(wire)
@@ -172,7 +194,7 @@ def _wait_for_boot(record: Record, timeout_s: float = 120) -> None:
 
 def _wait_for_ssh(record: Record, timeout_s: float = 60) -> None:
     deadline = time.monotonic() + timeout_s
-    while not _ssh_answers(record):
+    while not answers(record):
         if not nspawn.is_running(record):
             raise BootFailed(
                 f"The droplet {record.name} ended while booting: {nspawn.last_words(record)} "
@@ -184,18 +206,6 @@ def _wait_for_ssh(record: Record, timeout_s: float = 60) -> None:
                 f"{nspawn.last_words(record)} (see {record.directory}/console.log)."
             )
         time.sleep(0.2)
-
-
-def _ssh_answers(record: Record) -> bool:
-    try:
-        with socket.create_connection((record.address, access.PORT), timeout=1) as connection:
-            connection.settimeout(5)
-            if not connection.recv(4).startswith(b"SSH"):
-                return False
-    except OSError:
-        return False
-    # The banner comes before logins are allowed (pam_nologin) and proves no key.
-    return _droplet(record).run("true", timeout_s=30).returncode == 0
 
 
 def _record(name: str) -> Record:
@@ -218,4 +228,5 @@ def _droplet(record: Record) -> Droplet:
         ssh_config=access.ssh_config(record),
         state_dir=record.directory,
         registry=f"{record.gateway}:{network.REGISTRY_PORT}",
+        llm_base_url=f"http://{record.gateway}:{network.OPENAI_DOUBLE_PORT}/v1",
     )

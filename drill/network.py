@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import shlex
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -75,13 +76,13 @@ def rules(wire: Wire) -> list[list[str]]:
     """The laptop's packet filter rules for a wire, as arguments of iptables after -I or -D.
 
     They go to the front of the built-in chains, because Docker and firewalls drop forwarded packets.
-    Packets between droplets are bridged, and pass here all the same where br_netfilter is loaded; they
-    must not be masqueraded.
+    Packets between droplets are bridged, and pass here all the same where br_netfilter is loaded; none of
+    them may be masqueraded, whatever strange address a scan sends to.
     """
-    mark = ["-m", "comment", "--comment", f"memory-droplet {wire.bridge}"]
+    mark = ["-m", "comment", "--comment", _mark(wire)]
     services = f"{REGISTRY_PORT},{OPENAI_DOUBLE_PORT}"
     return [
-        ["nat", "POSTROUTING", "-s", wire.subnet, "!", "-d", wire.subnet, *mark, "-j", "MASQUERADE"],
+        ["nat", "POSTROUTING", "-s", wire.subnet, "!", "-o", wire.bridge, *mark, "-j", "MASQUERADE"],
         ["filter", "FORWARD", "-i", wire.bridge, *mark, "-j", "ACCEPT"],
         ["filter", "FORWARD", "-o", wire.bridge, *mark, "-j", "ACCEPT"],
         [
@@ -112,8 +113,11 @@ def ensure() -> Wire:
     if _FORWARD.read_text().strip() == "0":
         _FORWARD_BEFORE.write_text("0")
         _FORWARD.write_text("1")
-    for rule in rules(wire):
-        if not succeeds(_iptables("-C", rule)):
+    if len(_our_rules(wire)) != len(rules(wire)) or not all(
+        succeeds(_iptables("-C", rule)) for rule in rules(wire)
+    ):
+        _remove_rules(wire)
+        for rule in rules(wire):
             run(_iptables("-I", rule), purpose=f"let packets of {wire.bridge} through the laptop")
     return wire
 
@@ -126,9 +130,7 @@ def remove() -> None:
     if _exists(wire.bridge) and (strangers := _ports(wire.bridge)):
         say(f"network: {wire.bridge} stays, because {', '.join(strangers)} is plugged into it")
         return
-    for rule in rules(wire):
-        while succeeds(_iptables("-C", rule)):
-            run(_iptables("-D", rule), purpose=f"remove the rules of {wire.bridge}")
+    _remove_rules(wire)
     if _exists(wire.bridge):
         run(["ip", "link", "del", wire.bridge], purpose=f"remove the bridge {wire.bridge}")
     others = [each.bridge for each in candidates() if each.bridge != wire.bridge and _exists(each.bridge)]
@@ -193,6 +195,30 @@ def usable_nameservers(text: str) -> list[str]:
             if address.version == 4 and not address.is_loopback:
                 found.append(str(address))
     return found
+
+
+def marked(listing: str, mark: str) -> list[list[str]]:
+    """The rules with a comment in the output of ``iptables -S``, as arguments after -I or -D."""
+    rows = (shlex.split(line) for line in listing.splitlines())
+    return [row[1:] for row in rows if row[:1] == ["-A"] and mark in row]
+
+
+def _mark(wire: Wire) -> str:
+    return f"memory-droplet {wire.bridge}"
+
+
+def _our_rules(wire: Wire) -> list[list[str]]:
+    found = []
+    for table in ("nat", "filter"):
+        listing = run(["iptables", "-w", "-t", table, "-S"], purpose=f"list the rules of table {table}")
+        found += [[table, *rule] for rule in marked(listing, _mark(wire))]
+    return found
+
+
+def _remove_rules(wire: Wire) -> None:
+    # Found by their comment, not by what this version would write: another version may have made them.
+    for rule in _our_rules(wire):
+        run(_iptables("-D", rule), purpose=f"remove the rules of {wire.bridge}")
 
 
 def _iptables(action: str, rule: list[str]) -> list[str]:

@@ -16,8 +16,6 @@ from drill.network import Wire
 from drill.records import Record
 
 MEMORY_BYTES: Final = 2 * 2**30
-# SIGRTMIN+4 asks systemd as PID 1 to power off (systemd(1), "Signals").
-_POWER_OFF: Final = signal.SIGRTMIN + 4
 
 SYSTEM_CALLS: Final = (
     "@aio @debug @keyring @memlock @pkey bpf fanotify_init fanotify_mark open_by_handle_at ~@swap"
@@ -128,7 +126,8 @@ def power_off(record: Record, timeout_s: float = 90) -> None:
     """
     init = leader(record)
     if init is not None:
-        os.kill(init, _POWER_OFF)
+        # Asks systemd as PID 1 to power off (systemd(1), "Signals").
+        os.kill(init, signal.SIGRTMIN + 4)
     deadline = time.monotonic() + timeout_s
     while is_running(record):
         if time.monotonic() > deadline:

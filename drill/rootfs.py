@@ -11,8 +11,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from drill import paths, records
-from drill.commands import run
+from drill import paths, records, work
 from drill.console import say, step
 from drill.trees import delete_tree
 
@@ -50,6 +49,8 @@ deb {SECURITY} {SUITE}-security main
 LAPTOP_CERTIFICATES: Final = Path("/etc/ssl/certs/ca-certificates.crt")
 # Disks of other versions of the recipe stay for a while: people switch branches.
 _KEPT: Final = 3
+_HALF_MADE: Final = ("building", "partial.tar")
+WORK: Final = "disk"
 _PEM: Final = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 
 
@@ -70,11 +71,11 @@ def cached() -> Path:
     noted = records.read_json(note)
     if noted is not None and tarball.is_file():
         if _sha256(tarball) == noted.get("sha256"):
+            tarball.touch()
             return tarball
         say(f"the cached disk {tarball.name} is damaged (its sha256 is not the recorded one): making it anew")
     directory.mkdir(parents=True, exist_ok=True)
-    for left_by_a_killed_run in ("building", "partial.tar"):
-        delete_tree(directory / left_by_a_killed_run)
+    abandon()
     tarballs = sorted(directory.glob("*.tar"), key=lambda each: each.stat().st_mtime)
     for outdated in tarballs[: -(_KEPT - 1)]:
         delete_tree(outdated.with_suffix(".json"))
@@ -83,7 +84,8 @@ def cached() -> Path:
         building = directory / "building"
         _build(building)
         partial = directory / "partial.tar"
-        run(
+        work.run_alone(
+            WORK,
             ["tar", "-C", str(building), "--numeric-owner", "--xattrs", "-cf", str(partial), "."],
             purpose="pack the droplet's disk",
         )
@@ -93,13 +95,21 @@ def cached() -> Path:
     return tarball
 
 
+def abandon() -> None:
+    """End and remove what a killed run may have left half made (idempotent; hold the lock)."""
+    work.end(WORK)
+    for name in _HALF_MADE:
+        delete_tree(paths.cache_dir() / "rootfs" / name)
+
+
 def certificates(bundle: str) -> list[str]:
     """The certificates in a bundle in PEM form."""
     return _PEM.findall(bundle)
 
 
 def _build(root: Path) -> None:
-    run(
+    work.run_alone(
+        WORK,
         [
             *("mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}"),
             *("--format=directory", f"--keyring={KEYRING}", SUITE, str(root), "-"),
@@ -129,9 +139,10 @@ def _trust_what_the_laptop_trusts(root: Path) -> None:
 
 
 def _inside(root: Path, argv: list[str]) -> None:
-    run(
-        ["chroot", str(root), *argv],
-        env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"},
+    path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    work.run_alone(
+        WORK,
+        ["env", "-i", f"PATH={path}", "LC_ALL=C.UTF-8", "chroot", str(root), *argv],
         purpose=f"prepare the droplet's disk with {argv[0]}",
     )
 

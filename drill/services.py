@@ -6,6 +6,7 @@ later belong to somebody else.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -32,10 +33,17 @@ class Service:
     command: tuple[str, ...]
     ready_url: str
     """Answers any HTTP status below 500 once the service is ready."""
+    program: Path | None = None
+    """A file of this checkout that the process has read and that may be edited while it runs."""
 
     @property
     def log(self) -> Path:
         return paths.state_dir() / "services" / f"{self.name}.log"
+
+    @property
+    def note(self) -> Path:
+        """Which content of which program was started."""
+        return self.log.with_suffix(".json")
 
     @property
     def cells(self) -> cgroup.Group:
@@ -71,6 +79,7 @@ def openai_double(wire: Wire) -> Service:
         "openai-double",
         (sys.executable, str(OPENAI_DOUBLE), "--host", wire.laptop, "--port", str(port)),
         f"http://{wire.laptop}:{port}/v1/models",
+        OPENAI_DOUBLE,
     )
 
 
@@ -90,9 +99,27 @@ def ensure(wire: Wire) -> None:
     storage.mkdir(parents=True, exist_ok=True)
     configuration.write_text(render_registry_configuration(storage, wire.registry))
     for service in of(wire):
-        if not service.cells.processes():
+        if not is_current(service):
+            service.cells.kill()
             _start(service)
             say(f"{service.name} serves on {service.ready_url}")
+
+
+def is_current(service: Service) -> bool:
+    """Whether the service runs, from the present content of its program.
+
+    A program of another checkout counts as current: checkouts that share a wire share its services.
+    """
+    if not service.cells.processes():
+        return False
+    started = records.read_json(service.note) or {}
+    program = service.program
+    return program is None or started.get("program") != str(program) or started == _state_of(program)
+
+
+def all_current(wire: Wire) -> bool:
+    """Whether every service of a wire runs."""
+    return all(is_current(service) for service in of(wire))
 
 
 def remove(wire: Wire) -> None:
@@ -101,14 +128,21 @@ def remove(wire: Wire) -> None:
         service.cells.kill()
         service.cells.remove()
         service.log.unlink(missing_ok=True)
+        service.note.unlink(missing_ok=True)
     directory = paths.state_dir() / "services"
     (directory / "registry.yml").unlink(missing_ok=True)
     if directory.is_dir():
         directory.rmdir()
 
 
+def _state_of(program: Path) -> dict[str, object]:
+    return {"program": str(program), "sha256": hashlib.sha256(program.read_bytes()).hexdigest()}
+
+
 def _start(service: Service, timeout_s: float = 30) -> None:
     service.cells.prepare(None)
+    if service.program is not None:
+        records.write_json(service.note, _state_of(service.program))
     with service.log.open("ab") as stream:
         process = subprocess.Popen(
             service.cells.command(service.command, None),

@@ -52,6 +52,7 @@ qdrant_replication_factor: int = 1
 # --- The memory ---------------------------------------------------------------------------------
 memory_ttl_days: int = 90  # how long a memory entry lives unless it says otherwise
 cleanup_hour: int = 2  # local hour of the nightly cleanup, 0-23
+alert_forward_url: str = ""  # where n8n posts new alerts as JSON {title, text}; empty: only recorded
 context_token_budget: int = 1500  # upper bound of what is injected into one prompt, in tokens
 llm_daily_token_budget: int = 500_000  # extraction stops for the day beyond it; 0: no limit
 

@@ -47,7 +47,7 @@ class BundleFile:
 
 @operation()
 def bundle(
-    files: Sequence[BundleFile],
+    files: Sequence[BundleFile] = (),
     directories: Sequence[tuple[str, str, str, str]] = (),
     absent: Sequence[str] = (),
 ) -> Generator[PyinfraCommand, None, None]:

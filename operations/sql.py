@@ -79,13 +79,14 @@ def sql_role(
     attributes: Sequence[str] = ("LOGIN", "INHERIT"),
     connection_limit: int = -1,
     settings: Mapping[str, str] | None = None,
+    login_database: str = "postgres",
     container: str = "postgres",
 ) -> Generator[PyinfraCommand, None, None]:
     """Keep a role with exactly these attributes, and with the password that lies on the host.
 
     ``attributes`` is the whole list: what is not in it is taken away. Whether the password is right is
-    found out by logging in with ``password_file``, so a password that was rotated on the host, in file
-    and server, stays. Otherwise the server gets the SCRAM-SHA-256 verifier of ``password``, never the
+    found out by logging in to ``login_database`` with ``password_file``, so a password that was rotated
+    on the host, in file and server, stays. Otherwise the server gets the SCRAM-SHA-256 verifier of ``password``, never the
     password, and the file must then log in. ``settings`` are the role's own (``ALTER ROLE ... SET``);
     undeclared ones are left alone.
 
@@ -107,7 +108,7 @@ def sql_role(
     found = host.get_fact(
         SqlAnswer,
         probe=QUERY_ROLE,
-        arguments=[container, str(_wait_s()), role_query(role), role, password_file],
+        arguments=[container, str(_wait_s()), role_query(role), role, password_file, login_database],
     )
     if not isinstance(found, dict | list) and state.is_executing:
         yield _unreachable(container)
@@ -135,7 +136,7 @@ def sql_role(
         RUN, container, "postgres", f"role {role}", stdin="BEGIN;\n" + "\n".join(sql) + "\nCOMMIT;\n"
     )
     if wrong_password:
-        yield script(CONFIRM_LOGIN, container, role, password_file)
+        yield script(CONFIRM_LOGIN, container, role, password_file, login_database)
 
 
 @operation()
@@ -146,12 +147,14 @@ def sql_database(
     settings: Mapping[str, str] | None = None,
     schemas: Mapping[str, str] | None = None,
     connect: Sequence[str] | None = None,
+    create: Sequence[str] = (),
     container: str = "postgres",
 ) -> Generator[PyinfraCommand, None, None]:
     """Keep a database with its owner, extensions, settings and schemas.
 
     ``schemas`` maps a schema to the role that owns it. With ``connect`` only the owner and these roles
-    may connect; without it the database's grants are left alone. Nothing is ever dropped.
+    may connect; without it the database's grants are left alone. ``create`` names roles that may make
+    schemas in it, without owning it. Nothing is ever dropped.
 
     **Example:**
 
@@ -184,15 +187,15 @@ def sql_database(
     absent = not known
     if absent:
         known = {"owner": owner}
-    statements = database_changes(known, database, owner, extensions, declared, owners, connect)
+    statements = database_changes(known, database, owner, extensions, declared, owners, connect, create)
     if not absent and not statements:
         host.noop(f"database {database} is as declared")
         return
-    create = f"CREATE DATABASE {identifier(database)} OWNER {identifier(owner)};"
-    announce_diff(f"database {database} in {container}", [*([create] if absent else []), *statements])
+    creation = f"CREATE DATABASE {identifier(database)} OWNER {identifier(owner)};"
+    announce_diff(f"database {database} in {container}", [*([creation] if absent else []), *statements])
     if absent:
         # CREATE DATABASE cannot be in a transaction.
-        yield script(RUN, container, "postgres", create, stdin=create + "\n")
+        yield script(RUN, container, "postgres", creation, stdin=creation + "\n")
     if statements:
         yield script(
             RUN,

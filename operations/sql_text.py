@@ -112,14 +112,16 @@ login() {
   { cat -- "$2"; echo; } | docker exec -i "$c" sh -c '
     IFS= read -r PGPASSWORD; export PGPASSWORD PGREQUIREAUTH=scram-sha-256 PGCONNECT_TIMEOUT=5 LC_ALL=C
     h=$(hostname -i | cut -d " " -f 1)
-    e=$(psql -X -q -A -t -w -h "$h" -U "$1" -d postgres -c "select 1" 2>&1) && { echo ok; exit 0; }
+    e=$(psql -X -q -A -t -w -h "$h" -U "$1" -d "$2" -c "select 1" 2>&1) && { echo ok; exit 0; }
     case "$e" in
       *"authentication method requirement"*) echo trusted;;
       *"password authentication failed"*) echo denied;;
+      # These come after the password was accepted.
       *"permission denied for database"*|*"does not have CONNECT privilege"*) echo ok;;
+      *"database "*" does not exist"*) echo ok;;
       *"not permitted to log in"*) echo no-login;;
       *) echo denied;;
-    esac' sh "$1" 2>/dev/null || echo denied
+    esac' sh "$1" "$3" 2>/dev/null || echo denied
 }
 """
 QUERY_ROLE: Final = (
@@ -127,7 +129,7 @@ QUERY_ROLE: Final = (
     + _LOGIN
     + r"""
 row=$(printf '%s' "$3" | ask postgres) || gone
-printf '{"role": %s, "login": "%s"}\n' "${row:-null}" "$(login "$4" "$5")"
+printf '{"role": %s, "login": "%s"}\n' "${row:-null}" "$(login "$4" "$5" "$6")"
 exit 0
 """
 )
@@ -144,10 +146,10 @@ exit 1
 
 # $1 container, $2 role, $3 password file: the file must now log the role in.
 CONFIRM_LOGIN: Final = (
-    "# confirm a login (container, role, password file)\nc=$1\n"
+    "# confirm a login (container, role, password file, database)\nc=$1\n"
     + _LOGIN
     + r"""
-case "$(login "$2" "$3")" in
+case "$(login "$2" "$3" "$4")" in
   ok) exit 0;;
   no-file) why="there is no file $3 on the host; write it with secret_file first";;
   trusted) why="Postgres asked for no password; pg_hba.conf must demand scram-sha-256";;
@@ -231,7 +233,10 @@ def database_query(database: str) -> str:
         "where a.grantee = 0), "
         "'connect', coalesce((select json_agg(pg_get_userbyid(a.grantee)) "
         "from aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a "
-        "where a.grantee <> 0 and a.privilege_type = 'CONNECT'), '[]')) "
+        "where a.grantee <> 0 and a.privilege_type = 'CONNECT'), '[]'), "
+        "'create', coalesce((select json_agg(pg_get_userbyid(a.grantee)) "
+        "from aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a "
+        "where a.grantee <> 0 and a.privilege_type = 'CREATE'), '[]')) "
         f"from pg_database d where datname = {literal(database)};"
     )
 
@@ -244,6 +249,7 @@ def database_changes(
     settings: Mapping[str, str],
     schemas: Mapping[str, str],
     connect: Iterable[str] | None,
+    create: Iterable[str] = (),
 ) -> list[str]:
     """Statements, to be run inside an existing database, that make it as declared."""
     name = identifier(database)
@@ -272,4 +278,8 @@ def database_changes(
             statements.append(f"GRANT CONNECT, TEMPORARY ON DATABASE {name} TO {identifier(role)};")
         for role in sorted(has - wanted):
             statements.append(f"REVOKE ALL ON DATABASE {name} FROM {identifier(role)};")
+    creating = found.get("create")
+    may_create = {str(role) for role in creating} if isinstance(creating, list) else set()
+    for role in sorted(set(create) - may_create):
+        statements.append(f"GRANT CREATE ON DATABASE {name} TO {identifier(role)};")
     return statements

@@ -81,6 +81,7 @@ def remote() -> Target | None:
     ]
     if key_file is not None:
         lines += [f"  IdentityFile {key_file}", "  IdentitiesOnly yes"]
+    (folder / "known_hosts").touch(mode=0o600)
     ssh_config = folder / "ssh_config"
     ssh_config.write_text("\n".join(lines) + "\n")
     changed = read_settings_file(settings_file())
@@ -89,9 +90,10 @@ def remote() -> Target | None:
 
 def local(name: str | None = None) -> Target:
     """A local drill droplet, created and booted if it is not there."""
-    from drill.images import ensure_lock
+    from drill import images
     from drill.machine import ensure
 
+    images.ensure()
     droplet = ensure(name or os.environ.get("DROPLET_NAME") or LOCAL_DROPLET)
     changed: dict[str, Any] = {
         "hostname": droplet.name,
@@ -100,7 +102,7 @@ def local(name: str | None = None) -> Target:
         "domain": LOCAL_DOMAIN,
         "image_registry": droplet.registry,
         "image_registry_insecure": True,
-        "image_lock": str(ensure_lock()),
+        "image_lock": str(images.lock_file()),
     }
     if "DROPLET_SETTINGS" in os.environ or settings_file().exists():
         changed |= read_settings_file(settings_file())

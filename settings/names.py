@@ -27,6 +27,7 @@ INGRESS_INTERNAL_PORT: Final = 8081
 MEMORY_DATABASE: Final = "n8ndb"
 MEMORY_SCHEMA: Final = "memory"
 N8N_SCHEMA: Final = "n8n"
+ALERTS_SCHEMA: Final = "alerts"
 OPEN_WEBUI_DATABASE: Final = "openwebui"
 QDRANT_COLLECTION: Final = "memory_vectors"
 VECTOR_SIZE: Final = 1536

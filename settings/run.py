@@ -25,13 +25,19 @@ def dry_run() -> bool:
     return "--dry" in sys.argv
 
 
+def _of_connector(name: str) -> bool:
+    """Whether a datum is pyinfra's own, such as ``ssh_user``."""
+    return name.startswith("ssh_") and name not in defaults()
+
+
 def prepare(host: Host) -> Options:
     """Check a host's settings and complete its secrets; a dry run stores nothing.
 
     Raises SettingsError or SecretsError with one sentence per mistake.
     """
     data: dict[str, object] = host.data.dict()  # type: ignore[no-untyped-call]
-    override = {k: v for k, v in host.data.datas[1].items() if k not in RUN_OPTIONS}
+    given: dict[str, object] = host.state.inventory.get_override_data()  # type: ignore[no-untyped-call]
+    override = {k: v for k, v in given.items() if k not in RUN_OPTIONS and not _of_connector(k)}
     settings = {k: v for k, v in data.items() if k in defaults()} | override
     if problems := check(settings):
         raise SettingsError([f"{host.name}: {problem}" for problem in problems])

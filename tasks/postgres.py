@@ -112,20 +112,24 @@ def postgres() -> None:
         triggers=[configuration, unit],
     )
 
-    for role in LOGINS:
+    for role, database in LOGINS.items():
         sql_role(
             name=f"Postgres: role {role}",
             role=role,
             password_file=names.secret_path(COMPONENT, f"{role}_password"),
             password=secrets[f"postgres_{role}_password"],
+            login_database=database,
         )
     sql_database(
         name=f"Postgres: database {names.MEMORY_DATABASE}",
         database=names.MEMORY_DATABASE,
         owner="postgres",
         extensions=["vector"],
-        schemas={names.MEMORY_SCHEMA: "memory", names.N8N_SCHEMA: "n8n"},
+        schemas={names.MEMORY_SCHEMA: "memory", names.N8N_SCHEMA: "n8n", names.ALERTS_SCHEMA: "n8n"},
         connect=["memory", "n8n"],
+        # n8n runs CREATE SCHEMA IF NOT EXISTS at every start, which Postgres refuses without this right even
+        # where the schema exists; n8n then waits forever without a word.
+        create=["n8n"],
     )
     sql_database(
         name=f"Postgres: database {names.OPEN_WEBUI_DATABASE}",

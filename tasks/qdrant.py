@@ -132,7 +132,6 @@ def qdrant() -> None:
             ),
             environment={"RUN_MODE": "production"},
             tmpfs=("/tmp",),
-            ulimits=("nofile=65536:65536",),
             health_cmd=(
                 "bash -c 'exec 3<>/dev/tcp/127.0.0.1/6333; "
                 'printf "GET /readyz HTTP/1.0\\r\\n\\r\\n" >&3; grep -q "200 OK" <&3\''

@@ -14,7 +14,10 @@ TOKEN = names.secret_path(COMPONENT, "token")
 
 @deploy("Tunnel")
 def tunnel() -> None:
-    """Run the tunnel; only used with ``ingress: cloudflare``."""
+    """Run the tunnel with ``ingress: cloudflare``; in every other mode it does not run."""
+    if host.data.ingress != "cloudflare":
+        service(name="Tunnel: stopped", unit=names.unit(COMPONENT), running=False, enabled=False)
+        return
     uid = str(image_uid(COMPONENT))
     bundle(
         name="Tunnel: folders",

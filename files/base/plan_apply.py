@@ -34,7 +34,7 @@ class Difference:
 
 
 def run(argv: Sequence[str], *, stdin: str | None = None, timeout_s: float = 120) -> str:
-    """Standard output of a command; ``Refused`` with its last line of complaint if it fails."""
+    """Standard output of a command; ``Refused`` with its complaint if it fails."""
     try:
         done = subprocess.run(
             list(argv), input=stdin, capture_output=True, text=True, timeout=timeout_s, check=False
@@ -42,7 +42,8 @@ def run(argv: Sequence[str], *, stdin: str | None = None, timeout_s: float = 120
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Refused(f"{argv[0]} could not run: {error}") from error
     if done.returncode != 0:
-        complaint = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
+        said = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()
+        complaint = next((line.strip() for line in said if "error" in line.lower()), said[-1].strip())
         raise Refused(f"`{' '.join(argv)}` ended with {done.returncode}: {complaint}")
     return done.stdout
 

@@ -41,6 +41,7 @@ from pathlib import Path
 DEFAULT_CONFIG = "/etc/memory-droplet/n8n/provision.json"
 WORKFLOW_KEYS = ("name", "nodes", "connections", "settings")
 PUBLISH_DEADLINE_S = 60
+BUSY_DEADLINE_S = 15
 LOCK_DEADLINE_S = 300
 RUN_DEADLINE_S = 120
 
@@ -101,7 +102,7 @@ class Config:
             self.url = urllib.parse.urlsplit(document["url"])
             self.owner_email: str = document["owner_email"]
             self.owner_password_file: str = document["owner_password_file"]
-            self.workflows_dir = Path(document["workflows"])
+            self.workflow_files = [Path(file) for file in document["workflows"]]
             self.state_dir = Path(document["state"])
             self.credentials: list[Object] = document["credentials"]
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -110,7 +111,7 @@ class Config:
     def workflows(self) -> list[Object]:
         """The declared workflows, those that others name as their error workflow first."""
         found: list[Object] = []
-        for path in sorted(self.workflows_dir.glob("*.json")):
+        for path in self.workflow_files:
             try:
                 workflow = json.loads(path.read_text(encoding="utf-8"))
                 if not isinstance(workflow, dict) or not isinstance(workflow["id"], str):
@@ -122,7 +123,7 @@ class Config:
                 raise ProvisionError(f"cannot read {path} ({error}): run the deploy again") from None
             found.append(workflow)
         if not found:
-            raise ProvisionError(f"no workflow in {self.workflows_dir}: run the deploy again")
+            raise ProvisionError("no workflow is declared: run the deploy again")
         error_workflows = {as_object(workflow["settings"]).get("errorWorkflow") for workflow in found}
         return sorted(found, key=lambda workflow: workflow["id"] not in error_workflows)
 
@@ -222,7 +223,15 @@ class N8n:
 
     def change(self, what: str, method: str, path: str, body: Json = None) -> Object:
         """A call that must succeed; the error names ``what`` was being done and n8n's reason."""
-        status, answer = self.call(method, path, body)
+        deadline = time.monotonic() + BUSY_DEADLINE_S
+        while True:
+            status, answer = self.call(method, path, body)
+            busy = status == 409 and "try again" in str(as_object(answer).get("message")).lower()
+            if (
+                not busy or time.monotonic() > deadline
+            ):  # "Workflow is still being unpublished. Please try again"
+                break
+            time.sleep(0.2)
         if status not in (200, 201):
             raise ProvisionError(refusal(what, status, answer))
         return as_object(answer)

@@ -84,15 +84,25 @@ def effective(config: Path = MAIN) -> dict[str, str]:
 SYNONYMS = {"prohibit-password": "without-password"}
 
 
+def setter_of(keyword: str, files: list[Path]) -> str:
+    """The first file that sets a keyword, in the order in which sshd reads them."""
+    for path in files:
+        if keyword in directives(text_of(path) or ""):
+            return str(path)
+    return str(MAIN)
+
+
 def overridden(wanted: dict[str, str], config: Path = MAIN) -> list[str]:
     """Settings that are not in effect although they are configured, each as a sentence."""
     present = effective(config)
+    files = [*sorted(DROP_INS.glob("*.conf")), MAIN]
     sentences: list[str] = []
     for keyword, value in wanted.items():
         now = present.get(keyword, "")
         expected = SYNONYMS.get(value, value)
         if keyword in present and now.lower() != expected.lower():
-            sentences.append(f"{keyword} is {now} in effect, expected {expected}")
+            setter = setter_of(keyword, files)
+            sentences.append(f"{keyword} is {now} in effect, expected {expected}: {setter} sets it first")
     return sentences
 
 
@@ -160,7 +170,7 @@ def log_in(port: int, key: Path, known_hosts: Path) -> None:
         "StrictHostKeyChecking=accept-new",
         "ConnectTimeout=10",
     ]
-    options += [f"UserKnownHostsFile={known_hosts}", "GlobalKnownHostsFile=/dev/null", "LogLevel=ERROR"]
+    options += [f"UserKnownHostsFile={known_hosts}", "GlobalKnownHostsFile=/dev/null"]
     argv = ["ssh", "-F", "/dev/null", "-i", str(key), "-p", str(port)]
     for option in options:
         argv += ["-o", option]
@@ -181,7 +191,7 @@ def rehearse(drop_in: str) -> None:
             raise Refused(f"sshd -t refuses it: {complaint}")
         lost = overridden(directives(drop_in), main)
         if lost:
-            raise Refused(f"another file sets it first: {lost[0]}; look in {MAIN} and {DROP_INS}")
+            raise Refused(f"{lost[0]}; remove that line")
         values = effective(main)
         if values.get("allowtcpforwarding") not in ("yes", "local"):
             raise Refused("AllowTcpForwarding must stay yes: `ssh -L` is how private pages are reached")
@@ -191,9 +201,9 @@ def rehearse(drop_in: str) -> None:
         run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)])
         write_atomically(keys, (main.parent / "key.pub").read_text(), 0o600)
         port = free_port()
+        argv = [SSHD, "-D", "-e", "-f", str(main), "-p", str(port), "-o", f"ListenAddress=127.0.0.1:{port}"]
         daemon = subprocess.Popen(
-            [SSHD, "-D", "-e", "-f", str(main), "-p", str(port), "-o", f"ListenAddress=127.0.0.1:{port}"]
-            + ["-o", "PidFile=none", "-o", f"AuthorizedKeysFile={keys}"],
+            [*argv, "-o", "PidFile=none", "-o", f"AuthorizedKeysFile={keys}"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

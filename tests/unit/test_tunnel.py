@@ -112,7 +112,7 @@ def test_a_record_that_is_not_ours_is_never_overwritten(cloudflare, server):
 
 def test_a_wrong_token_is_one_sentence(server):
     wrong = tunnel.Cloudflare("wrong", f"http://127.0.0.1:{server.server_port}")
-    with pytest.raises(tunnel.TunnelError, match="Authentication error.*cloudflare_api_token"):
+    with pytest.raises(tunnel.TunnelError, match=r"Authentication error.*cloudflare_api_token"):
         tunnel.plan(WANTED, wrong)
 
 

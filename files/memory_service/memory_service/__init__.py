@@ -1,1 +1,7 @@
 """The data plane of the memory control plane."""
+
+from __future__ import annotations
+
+from typing import Final
+
+__version__: Final = "0.1.0"

@@ -17,6 +17,7 @@ import qdrant_edge as edge
 from . import declaration, strict, wire
 from .errors import ApiError, bad_request, engine_errors
 from .locks import SharedLock
+from .wire import PointId
 
 Json = dict[str, Any]
 DECLARATION = "collection.json"
@@ -198,7 +199,7 @@ class Collection:
                 self._since_optimized += len(points)
             return self._operations
 
-    def _targets(self, body: Json) -> tuple[list[int | str] | None, Any]:
+    def _targets(self, body: Json) -> tuple[list[PointId] | None, Any]:
         """The points an operation is about: ids, or a filter."""
         ids = body.get("points")
         if isinstance(ids, list):
@@ -282,7 +283,7 @@ class Collection:
         by_id = {str(one["id"]): one for one in (wire.record(record, scored=False) for record in found)}
         return [by_id[str(one)] for one in dict.fromkeys(wanted) if str(one) in by_id]
 
-    def _nearest(self, shard: Any, given: object, using: str | None) -> tuple[Any, int | str | None]:
+    def _nearest(self, shard: Any, given: object, using: str | None) -> tuple[Any, PointId | None]:
         """A nearest query by a vector or by the vector of a stored point, and that point's id."""
         if isinstance(given, int | str):
             chosen = wire.point_id(given)

@@ -13,6 +13,8 @@ import qdrant_edge as edge
 from .errors import bad_request
 
 Json = dict[str, Any]
+#: As the engine takes them; here always an int or the text of a UUID.
+PointId = int | uuid.UUID | str
 
 
 def member(kind: Any, name: object, what: str) -> Any:
@@ -28,7 +30,7 @@ def _memory(config: Json) -> Any:
     return member(edge.Memory, config["memory"], "memory placement") if config.get("memory") else None
 
 
-def point_id(value: object) -> int | str:
+def point_id(value: object) -> PointId:
     """An id as the server accepts it: an unsigned integer or a UUID in any spelling."""
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**64:
         return value

@@ -1,0 +1,114 @@
+"""From the scores of several searches to one ranked, gated list. Pure; no I/O.
+
+Scores are scaled to 0..1 within each search and added with weights. Ranks are not fused: reciprocal rank
+fusion with equal weights lost 8 to 10 points of recall against BM25 alone when one search is weak.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from memory_service.lexical import LexicalScore
+
+CANDIDATES: Final = 100
+_RATING_FACTOR: Final = {1: 0.5, 2: 0.8, 3: 1.0, 4: 1.05, 5: 1.1}
+RECENCY_SHARE: Final = 0.05
+RECENCY_HALF_LIFE_DAYS: Final = 90.0
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How much the searches count. `dense` against the lexical rest; `own` against the window's words."""
+
+    dense: float
+    own: float
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One candidate: its place, its fused score in 0..1, and what it is made of."""
+
+    slot: int
+    score: float
+    lexical: float
+    dense: float
+    coverage: float
+    cosine: float
+
+
+def scaled(scores: Mapping[int, float], floor: float | None = None) -> dict[int, float]:
+    """Scores scaled so that the best is 1 and the worst (or `floor`, if lower) is 0.
+
+    All equal scores become 1: being found counts.
+    """
+    if not scores:
+        return {}
+    highest = max(scores.values())
+    lowest = min(scores.values()) if floor is None else min(floor, min(scores.values()))
+    if highest <= lowest:
+        return dict.fromkeys(scores, 1.0)
+    return {slot: (value - lowest) / (highest - lowest) for slot, value in scores.items()}
+
+
+def best(scores: Mapping[int, float], count: int) -> dict[int, float]:
+    """The `count` highest; among equals the later message."""
+    chosen = sorted(scores.items(), key=lambda item: (-item[1], -item[0]))[:count]
+    return dict(chosen)
+
+
+def fuse(
+    lexical: Mapping[int, LexicalScore], dense: Mapping[int, float], weights: Weights
+) -> list[Ranked]:
+    """All candidates of both searches, best first. With one search empty the other decides alone."""
+    combined = {
+        slot: value.window + weights.own * value.own for slot, value in lexical.items()
+    }
+    words = scaled(best(combined, CANDIDATES), floor=0.0)
+    meaning = scaled(best(dense, CANDIDATES))
+    share = 0.0 if not meaning else 1.0 if not words else weights.dense
+    ranked = [
+        Ranked(
+            slot=slot,
+            score=(1.0 - share) * words.get(slot, 0.0) + share * meaning.get(slot, 0.0),
+            lexical=words.get(slot, 0.0),
+            dense=meaning.get(slot, 0.0),
+            coverage=lexical[slot].coverage if slot in lexical else 0.0,
+            cosine=dense.get(slot, 0.0),
+        )
+        for slot in words.keys() | meaning.keys()
+    ]
+    return sorted(ranked, key=lambda item: (-item.score, -item.slot))
+
+
+def relevant(candidate: Ranked, gate_lexical: float, gate_dense: float) -> bool:
+    """Whether a candidate has anything to do with the query, measured absolutely.
+
+    Scaled scores cannot tell: the best of nothing but noise is 1. So either enough of the query's weight
+    must occur in the window, or the meaning must be near.
+    """
+    return candidate.coverage >= gate_lexical or candidate.cosine >= gate_dense
+
+
+def adjusted(score: float, occurred_at: datetime, now: datetime, rating: int | None) -> float:
+    """A score with a small bonus for recency and a bounded factor for the user's rating of the turn."""
+    age = max(0.0, (now - occurred_at).total_seconds() / 86_400.0)
+    bonus = RECENCY_SHARE * math.exp(-age * math.log(2.0) / RECENCY_HALF_LIFE_DAYS)
+    return (score + bonus) / (1.0 + RECENCY_SHARE) * _RATING_FACTOR.get(rating or 3, 1.0)
+
+
+def fingerprint(text: str) -> frozenset[str]:
+    """The words of a text, for comparing it with another."""
+    return frozenset("".join(c if c.isalnum() else " " for c in text.lower()).split())
+
+
+def duplicates(seen: Iterable[frozenset[str]], words: frozenset[str], threshold: float = 0.9) -> bool:
+    """Whether a text says (nearly) the same words as one seen before (Jaccard similarity)."""
+    for other in seen:
+        union = len(words | other)
+        if union == 0 or len(words & other) / union >= threshold:
+            return True
+    return False

@@ -1,0 +1,160 @@
+"""What is taken out of a text before it is stored, and what is never shown again.
+
+Order in a writeback: the injected memory block goes first (or recalled text would be learnt again and
+again), then control characters, then secrets and card numbers. Text that reads like an instruction to a
+model is stored, marked, and never rendered into a prompt.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from typing import Final
+
+_BLOCK = re.compile(r"<user_memory\b[^>]*>.*?</user_memory\s*>", re.DOTALL | re.IGNORECASE)
+_OPEN_BLOCK = re.compile(r"<user_memory\b[^>]*>.*\Z", re.DOTALL | re.IGNORECASE)
+_TAG = re.compile(r"</?user_memory\b[^>]*>?", re.IGNORECASE)
+
+# Characters that a reader does not see and a model does: zero-width, bidirectional overrides, tags.
+_INVISIBLE = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\U000e0000-\U000e007f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# Words that delimit roles in common prompt formats.
+_ROLE_TOKENS = re.compile(
+    r"<\|[a-z0-9_]{1,40}\|>|\[/?INST\]|<</?SYS>>|</?s>|<(?:start|end)_of_turn>", re.IGNORECASE
+)
+
+
+def without_memory(text: str) -> str:
+    """The text without any memory block, and without what an unclosed one swallowed."""
+    if "user_memory" not in text.lower():
+        return text
+    return _TAG.sub("", _OPEN_BLOCK.sub("", _BLOCK.sub("", text)))
+
+
+def plain(text: str) -> str:
+    """The text without control and invisible characters and without role tokens."""
+    text = unicodedata.normalize("NFC", text.replace("\r\n", "\n"))
+    return _ROLE_TOKENS.sub("", _INVISIBLE.sub("", _CONTROL.sub("", text))).strip()
+
+
+# Each kind of secret with the pattern that finds it. The whole match is replaced, except that a named
+# group `keep` in front of it stays ("password: " is worth keeping, the password is not).
+_SECRETS: Final[tuple[tuple[str, re.Pattern[str]], ...]] = tuple(
+    (kind, re.compile(pattern, flags))
+    for kind, pattern, flags in (
+        (
+            "private key",
+            r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----.*?(?:-----END [A-Z ]{0,30}PRIVATE KEY-----|\Z)",
+            re.DOTALL,
+        ),
+        ("token", r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}", 0),
+        ("api key", r"\b(?:sk|pk|rk)[-_](?:[a-z]{2,8}[-_])*[A-Za-z0-9_-]{16,}", 0),
+        ("api key", r"\b(?:ghp|gho|ghu|ghs|ghr)_[A-Za-z0-9]{20,}|\bgithub_pat_[A-Za-z0-9_]{20,}", 0),
+        ("api key", r"\bglpat-[A-Za-z0-9_-]{16,}|\bxox[abposr]-[A-Za-z0-9-]{10,}", 0),
+        ("api key", r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|\bAIza[A-Za-z0-9_-]{30,}", 0),
+        ("api key", r"\bAGE-SECRET-KEY-1[A-Z0-9]{40,}", 0),
+        ("credentials", r"(?P<keep>\b[a-z][a-z0-9+.-]{1,20}://)[^\s/:@]{1,100}:[^\s/@]{1,200}(?=@)", re.IGNORECASE),
+        (
+            "token",
+            r"(?P<keep>\b(?:authorization\s*[:=]\s*)?bearer\s+)[A-Za-z0-9._~+/=-]{12,}",
+            re.IGNORECASE,
+        ),
+        (
+            "password",
+            r"(?P<keep>\b(?:pass(?:word|phrase|wd|code)?|pwd|secret|api[_ -]?key|access[_ -]?key|token|pin)\b"
+            r"(?:\s+(?:is|was)\s+|\s*[:=]\s*)[\"'`]?)(?=[^\s\"'`]*[\d!@#$%^&*_+=/-])[^\s\"'`,;]{4,200}",
+            re.IGNORECASE,
+        ),
+    )
+)
+_CARD = re.compile(r"(?<![\d.-])(?:\d[ -]?){12,18}\d(?![\d.-]*\d)")
+_IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b")
+
+
+def luhn(digits: str) -> bool:
+    """Whether a digit string passes the check of payment card numbers (ISO/IEC 7812-1)."""
+    total = 0
+    for position, character in enumerate(reversed(digits)):
+        value = int(character)
+        if position % 2:
+            value = value * 2 - 9 if value > 4 else value * 2
+        total += value
+    return total % 10 == 0
+
+
+def iban(text: str) -> bool:
+    """Whether a text passes the check of bank account numbers (ISO 13616)."""
+    compact = text.replace(" ", "")
+    if not 15 <= len(compact) <= 34:
+        return False
+    turned = compact[4:] + compact[:4]
+    return int("".join(str(int(character, 36)) for character in turned)) % 97 == 1
+
+
+def redact(text: str) -> tuple[str, int]:
+    """The text with secrets, card and account numbers replaced by what they were; and how many there were."""
+    count = 0
+
+    def replace(kind: str, match: re.Match[str]) -> str:
+        nonlocal count
+        count += 1
+        keep = match.groupdict().get("keep") or ""
+        return f"{keep}[{kind} removed]"
+
+    for kind, pattern in _SECRETS:
+        text = pattern.sub(lambda match, kind=kind: replace(kind, match), text)  # type: ignore[misc]
+
+    def card(match: re.Match[str]) -> str:
+        digits = re.sub(r"\D", "", match.group())
+        if 13 <= len(digits) <= 19 and len(set(digits)) > 1 and luhn(digits):
+            return replace("card number", match)
+        return match.group()
+
+    def account(match: re.Match[str]) -> str:
+        return replace("account number", match) if iban(match.group()) else match.group()
+
+    return _IBAN.sub(account, _CARD.sub(card, text)), count
+
+
+_INSTRUCTIONS = re.compile(
+    r"\b(?:ignore|disregard|forget|override|bypass)\b[^.\n]{0,40}\b(?:previous|prior|above|earlier|all|any|your|system)"
+    r"\b[^.\n]{0,30}\b(?:instructions?|prompts?|rules?|guidelines?|directives?|messages?|context)\b"
+    r"|\byou are now\b[^.\n]{0,60}\b(?:an?|the|in|no longer)\b"
+    r"|\b(?:reveal|print|show|repeat|output|leak)\b[^.\n]{0,30}\b(?:system prompt|hidden prompt|your (?:prompt|instructions))\b"
+    r"|\b(?:from now on|always|whenever|every time)\b[^.\n]{0,60}\b(?:you must|you should|you will|answer with|reply with"
+    r"|respond with|recommend|say that|tell (?:them|the user|users))\b"
+    r"|\b(?:new|updated) (?:system )?(?:instructions?|directives?)\s*:"
+    r"|^\s*(?:system|assistant|developer)\s*:\s"
+    r"|\b(?:do not|don't|never) (?:tell|inform|warn|mention (?:this|it) to) the user\b"
+    r"|\bwhen (?:asked|the user asks)\b[^.\n]{0,60}\b(?:say|answer|reply|respond|claim|send|forward)\b"
+    r"|\b(?:send|forward|exfiltrate|post|upload)\b[^.\n]{0,60}\b(?:to|at)\s+https?://",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+def reads_like_instructions(text: str) -> bool:
+    """Whether a text tries to tell a model what to do; such text is kept but never rendered."""
+    return _INSTRUCTIONS.search(text) is not None
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """A text as it is stored."""
+
+    text: str
+    redactions: int
+    quarantined: bool
+
+
+def clean(text: str, limit: int) -> Cleaned:
+    """A message as it may be stored: memory block, control characters and secrets gone, cut at `limit`."""
+    bare = plain(without_memory(text))
+    quarantined = reads_like_instructions(bare) or bool(_ROLE_TOKENS.search(text))
+    redacted, count = redact(bare)
+    return Cleaned(redacted[:limit].strip(), count, quarantined)
+
+
+def one_line(text: str) -> str:
+    """A text as it may stand in a rendered block: one line, no tags of ours, nothing invisible."""
+    return " ".join(_TAG.sub("", plain(text)).split())

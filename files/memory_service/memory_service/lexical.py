@@ -1,0 +1,110 @@
+"""BM25 over a message together with its neighbours, from postings alone.
+
+A message of a chat rarely repeats what it answers: "Biscuit!" is found by the question before it. So a
+message is scored twice, by its own words and by the words of the window of three around it.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+K1: Final = 1.2
+B: Final = 0.75
+_POSTING = struct.Struct(">qhh")  # slot, term frequency, length of the message in words
+
+# Words that carry a greeting or thanks and nothing to look for.
+SMALL_TALK: Final = frozenset(
+    # fmt: off
+    [
+        "hi", "hello", "hey", "heya", "hiya", "yo", "howdi", "sup", "greet", "welcom", "cheer", "bye",
+        "goodby", "goodbi", "good", "morn", "afternoon", "even", "night", "day", "today", "thank", "thanx",
+        "thx", "pleas", "sorri", "ok", "okay", "sure", "yes", "yeah", "yep", "nope", "cool", "great", "nice",
+        "fine", "well", "wow", "lol", "haha", "help", "test",
+    ]
+    # fmt: on
+)
+
+
+@dataclass(frozen=True)
+class Posting:
+    """One use of a term: where, how often, and how long the message is."""
+
+    slot: int
+    tf: int
+    length: int
+
+
+@dataclass(frozen=True)
+class LexicalScore:
+    """BM25 of a message alone and with its neighbours, and the share of the query's weight it matches."""
+
+    own: float
+    window: float
+    coverage: float
+
+
+def unpack_postings(packed: bytes) -> list[Posting]:
+    """The postings that SQL concatenates as big-endian (int8, int2, int2) triples."""
+    return [Posting(*triple) for triple in _POSTING.iter_unpack(packed)]
+
+
+def informative(terms: Iterable[str]) -> list[str]:
+    """The query's terms without small talk, in a stable order."""
+    return sorted({term for term in terms if term not in SMALL_TALK})
+
+
+def inverse_document_frequency(total: int, containing: int) -> float:
+    """BM25's weight of a term; never negative."""
+    return math.log(1.0 + (max(total, containing) - containing + 0.5) / (containing + 0.5))
+
+
+def _saturated(tf: float, length: float, average: float) -> float:
+    return tf * (K1 + 1.0) / (tf + K1 * (1.0 - B + B * length / average))
+
+
+def score(
+    postings: Mapping[str, Sequence[Posting]], total: int, terms: Sequence[str]
+) -> dict[int, LexicalScore]:
+    """Scores for every slot that, or whose neighbour, contains a term.
+
+    :param postings: term -> its postings of this client
+    :param total: how many messages the client has
+    :param terms: all informative terms of the query, also those without a posting: they count in coverage
+    """
+    if not terms or not postings:
+        return {}
+    lengths = {posting.slot: posting.length for found in postings.values() for posting in found}
+    if not lengths:
+        return {}
+    average = max(1.0, sum(lengths.values()) / len(lengths))
+    weights = {term: inverse_document_frequency(total, len(postings.get(term, ()))) for term in terms}
+    everything = sum(weights.values()) or 1.0
+    own: dict[int, float] = {}
+    window: dict[int, float] = {}
+    covered: dict[int, float] = {}
+    for term in terms:
+        found = postings.get(term)
+        if not found:
+            continue
+        weight = weights[term]
+        near: dict[int, int] = {}
+        for posting in found:
+            slot = posting.slot
+            own[slot] = own.get(slot, 0.0) + weight * _saturated(posting.tf, posting.length, average)
+            for beside in (slot - 1, slot, slot + 1):
+                near[beside] = near.get(beside, 0) + posting.tf
+        for slot, tf in near.items():
+            # The neighbours' length is known only where they match too; the average stands in for the rest.
+            size = (
+                lengths.get(slot - 1, average) + lengths.get(slot, average) + lengths.get(slot + 1, average)
+            )
+            window[slot] = window.get(slot, 0.0) + weight * _saturated(tf, size, 3.0 * average)
+            covered[slot] = covered.get(slot, 0.0) + weight
+    return {
+        slot: LexicalScore(own.get(slot, 0.0), value, covered[slot] / everything)
+        for slot, value in window.items()
+    }

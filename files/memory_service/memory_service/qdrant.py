@@ -1,0 +1,254 @@
+"""Qdrant over REST: an index that may vanish at any time and is rebuilt from PostgreSQL.
+
+The official client is not used: it brings gRPC and numpy, 91 MB resident against httpx's few.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from memory_service.errors import UpstreamError
+from memory_service.settings import VECTOR_SIZE
+from memory_service.upstream import Upstream
+
+# The collection as a deploy declares it, for the times when the service has to make one: after the index
+# was wiped, and beside the old one while reindexing. Every query filters by client, hence no global graph.
+COLLECTION: Final[dict[str, Any]] = {
+    "vectors": {"size": VECTOR_SIZE, "distance": "Cosine", "memory": "cold"},
+    "hnsw_config": {
+        "m": 0,
+        "payload_m": 16,
+        "ef_construct": 100,
+        "full_scan_threshold": 10000,
+        "max_indexing_threads": 2,
+        "memory": "cached",
+    },
+    "quantization_config": {"scalar": {"type": "int8", "quantile": 0.99, "memory": "pinned"}},
+    "payload": {"memory": "cold"},
+    "optimizers_config": {
+        "default_segment_number": 2,
+        "max_optimization_threads": 1,
+        "indexing_threshold": 10000,
+    },
+    "wal_config": {"wal_capacity_mb": 32, "wal_segments_ahead": 0},
+    "shard_number": 1,
+    "replication_factor": 1,
+    "write_consistency_factor": 1,
+    "strict_mode_config": {
+        "enabled": True,
+        "unindexed_filtering_retrieve": False,
+        "unindexed_filtering_update": False,
+        "max_query_limit": 1000,
+        "max_timeout": 30,
+        "upsert_max_batchsize": 1000,
+        "search_max_hnsw_ef": 512,
+        "search_max_oversampling": 4.0,
+        "filter_max_conditions": 32,
+        "condition_max_size": 1024,
+        "max_payload_index_count": 16,
+    },
+}
+INDEXES: Final[dict[str, dict[str, Any]]] = {
+    "client_id": {"type": "integer", "lookup": True, "range": False, "is_principal": True, "memory": "pinned"},
+    "source_type": {"type": "keyword", "enable_hnsw": False, "memory": "cold"},
+    "content": {
+        "type": "text",
+        "tokenizer": "multilingual",
+        "lowercase": True,
+        "min_token_len": 2,
+        "max_token_len": 30,
+        "enable_hnsw": False,
+        "memory": "cold",
+    },
+    "created_at": {"type": "integer", "lookup": False, "range": True, "enable_hnsw": False, "memory": "cold"},
+    "ttl_days": {"type": "integer", "lookup": True, "range": True, "enable_hnsw": False, "memory": "cold"},
+    "expires_at": {"type": "integer", "lookup": False, "range": True, "enable_hnsw": False, "memory": "cold"},
+}
+ALIAS_SUFFIX: Final = "_live"
+BACKGROUND_TIMEOUT_S: Final = 30.0
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A point that is near, with the slot that its payload names."""
+
+    memory_id: str
+    slot: int
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Point:
+    """What the index holds of a memory entry."""
+
+    memory_id: uuid.UUID
+    vector: Sequence[float]
+    payload: Mapping[str, object]
+
+
+def owned_by(client_id: int) -> dict[str, Any]:
+    """The filter without which nothing is ever asked."""
+    return {"key": "client_id", "match": {"value": client_id}}
+
+
+class Qdrant:
+    """The collection in use. `name` is the one it starts with; after a reindex an alias leads further."""
+
+    def __init__(self, upstream: Upstream, name: str) -> None:
+        self._upstream = upstream
+        self.name = name
+        self.alias = name + ALIAS_SUFFIX
+        self.active = name
+
+    @property
+    def available(self) -> bool:
+        """Whether requests go out at all now."""
+        return not self._upstream.breaker.open
+
+    def tell(self, good: bool) -> None:
+        """Lets a background look at the server open or close the breaker early."""
+        if good:
+            self._upstream.breaker.succeeded()
+
+    async def _call(self, method: str, path: str, body: object | None = None, background: bool = True) -> Any:
+        answer = await self._upstream.call(method, path, body, BACKGROUND_TIMEOUT_S if background else None)
+        if not isinstance(answer, dict) or "result" not in answer:
+            raise UpstreamError("qdrant", "garbage", "Qdrant answered JSON without a result")
+        return answer["result"]
+
+    async def search(self, client_id: int, vector: Sequence[float], limit: int, now: int) -> list[Hit]:
+        """The nearest unexpired points of a client. Raises UpstreamError."""
+        body = {
+            "query": list(vector),
+            "limit": limit,
+            "with_payload": ["slot"],
+            "filter": {
+                "must": [owned_by(client_id)],
+                "must_not": [{"key": "expires_at", "range": {"lte": now}}],
+            },
+            "params": {"quantization": {"rescore": True, "oversampling": 2.0}},
+        }
+        result = await self._call("POST", f"/collections/{self.active}/points/query", body, background=False)
+        try:
+            return [
+                Hit(str(point["id"]), int(point["payload"]["slot"]), float(point["score"]))
+                for point in result["points"]
+            ]
+        except (KeyError, TypeError, ValueError) as error:
+            raise UpstreamError("qdrant", "garbage", f"Qdrant answered points of another shape: {error}") from None
+
+    async def upsert(self, points: Sequence[Point], collection: str | None = None) -> None:
+        """Writes points and waits until they can be found."""
+        if not points:
+            return
+        body = {
+            "points": [
+                {"id": str(point.memory_id), "vector": list(point.vector), "payload": dict(point.payload)}
+                for point in points
+            ]
+        }
+        result = await self._call("PUT", f"/collections/{collection or self.active}/points?wait=true", body)
+        _completed(result)
+
+    async def delete(self, ids: Sequence[uuid.UUID]) -> None:
+        """Deletes points by id and waits until they are gone."""
+        if ids:
+            body = {"points": [str(identity) for identity in ids]}
+            _completed(await self._call("POST", f"/collections/{self.active}/points/delete?wait=true", body))
+
+    async def delete_client(self, client_id: int) -> None:
+        """Deletes every point of a client."""
+        body = {"filter": {"must": [owned_by(client_id)]}}
+        _completed(await self._call("POST", f"/collections/{self.active}/points/delete?wait=true", body))
+
+    async def delete_expired(self, cutoff: int) -> None:
+        """Deletes every point that expired at or before `cutoff` (Unix time)."""
+        body = {"filter": {"must": [{"key": "expires_at", "range": {"lte": cutoff}}]}}
+        _completed(await self._call("POST", f"/collections/{self.active}/points/delete?wait=true", body))
+
+    async def count(self, client_id: int | None = None, collection: str | None = None) -> int:
+        """The exact number of points, of a client or of all."""
+        body: dict[str, Any] = {"exact": True}
+        if client_id is not None:
+            body["filter"] = {"must": [owned_by(client_id)]}
+        result = await self._call("POST", f"/collections/{collection or self.active}/points/count", body)
+        return int(result["count"])
+
+    async def identities(self, offset: str | None, limit: int) -> tuple[list[str], str | None]:
+        """A page of point ids, and where the next one begins."""
+        body: dict[str, Any] = {"limit": limit, "with_payload": False, "with_vector": False}
+        if offset is not None:
+            body["offset"] = offset
+        result = await self._call("POST", f"/collections/{self.active}/points/scroll", body)
+        following = result.get("next_page_offset")
+        return [str(point["id"]) for point in result["points"]], None if following is None else str(following)
+
+    async def exists(self, collection: str) -> bool:
+        """Whether a collection (or alias) of that name exists."""
+        return bool((await self._call("GET", f"/collections/{collection}/exists"))["exists"])
+
+    async def create(self, collection: str) -> None:
+        """Creates a collection with its payload indexes; one that is there already is fine."""
+        try:
+            await self._call("PUT", f"/collections/{collection}", COLLECTION)
+        except UpstreamError as error:
+            if error.reason != "status_409":
+                raise
+        for field, schema in INDEXES.items():
+            body = {"field_name": field, "field_schema": schema}
+            await self._call("PUT", f"/collections/{collection}/index?wait=true", body)
+
+    async def drop(self, collection: str) -> None:
+        """Deletes a collection."""
+        await self._call("DELETE", f"/collections/{collection}")
+
+    async def resolve(self) -> None:
+        """Finds out which collection is in force: the one behind the alias, else the declared one."""
+        self.active = self.alias if await self.exists(self.alias) else self.name
+
+    async def switch(self, collection: str) -> None:
+        """Lets the alias lead to another collection, in one step."""
+        actions: list[dict[str, Any]] = []
+        if await self.exists(self.alias):
+            actions.append({"delete_alias": {"alias_name": self.alias}})
+        actions.append({"create_alias": {"collection_name": collection, "alias_name": self.alias}})
+        await self._call("POST", "/collections/aliases", {"actions": actions})
+        self.active = self.alias
+
+    async def alias_target(self) -> str | None:
+        """The collection behind the alias, if there is one."""
+        result = await self._call("GET", "/aliases")
+        for item in result["aliases"]:
+            if item["alias_name"] == self.alias:
+                return str(item["collection_name"])
+        return None
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._upstream.close()
+
+
+def point(row: Mapping[str, Any]) -> Point:
+    """An entry, as SQL returns it, as the index holds it."""
+    payload: dict[str, object] = {
+        "client_id": row["client_id"],
+        "source_type": row["source_type"],
+        "content": row["content"][:2_000],
+        "created_at": row["created_at"],
+        "slot": row["slot"],
+        "embedding_model": row["embedding_model"],
+    }
+    if row["ttl_days"] is not None:
+        payload["ttl_days"] = row["ttl_days"]
+    if row["expires_at"] is not None:
+        payload["expires_at"] = row["expires_at"]
+    return Point(row["id"], row["vector"], payload)
+
+
+def _completed(result: object) -> None:
+    status = result.get("status") if isinstance(result, dict) else None
+    if status != "completed":
+        raise UpstreamError("qdrant", "unfinished", f"Qdrant reports {status!r} for a write that was to complete")

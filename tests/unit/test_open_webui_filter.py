@@ -1,0 +1,207 @@
+"""The filter's pure parts and its spool, without a server."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import re
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+PROJECT = Path(__file__).parents[2]
+SOURCE = PROJECT / "files" / "open_webui" / "memory_filter.py"
+
+
+def load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("memory_filter", SOURCE)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+memory_filter = load()
+NONCE = "0123456789abcdef"
+USER = {"id": "7c0e9f6e-3c1b-4b53-9a55-6d1f2f3d9b11"}
+
+
+def test_the_file_survives_the_server_unchanged() -> None:
+    """Open WebUI 0.12.4 replaces these substrings anywhere in a function's code, comments included."""
+    assert not re.search(r"from (utils|apps|main|config)", SOURCE.read_text())
+
+
+def test_the_file_asks_for_no_packages() -> None:
+    head = SOURCE.read_text().split('"""')[1]
+    assert "requirements:" not in head and head.splitlines()[1].startswith("title:")
+
+
+@given(st.text(), st.text(), st.text(), st.sampled_from(["profile", "recall"]))
+def test_a_block_comes_out_of_a_text_as_it_went_in(before: str, memory: str, after: str, kind: str) -> None:
+    block = memory_filter.fenced(kind, NONCE, memory)
+    if NONCE in memory + before + after:
+        return
+    assert memory_filter.without_fences(f"{before}\n\n{block}{after}") == before.rstrip() + after
+
+
+@given(st.text(alphabet='<>/ usermory_="idkendprofile0123456789abcf\n', max_size=400))
+def test_no_memory_can_open_or_close_a_block(memory: str) -> None:
+    block = memory_filter.fenced("recall", NONCE, memory)
+    assert len(re.findall(r"</?user_memory\b", block, re.IGNORECASE)) == 2
+
+
+def test_text_without_a_whole_block_stays_as_it_is() -> None:
+    for text in (
+        "",
+        "plain",
+        '<user_memory kind="recall" id="0123456789abcdef">open',
+        "</user_memory>",
+        "a\n",
+    ):
+        assert memory_filter.without_fences(text) == text
+
+
+def test_a_text_full_of_opened_blocks_is_handled_at_once() -> None:
+    text = "".join(f'<user_memory kind="recall" id="{number:016x}">' for number in range(2000))
+    started = time.perf_counter()
+    assert memory_filter.without_fences(text) == text
+    assert time.perf_counter() - started < 0.5
+
+
+def test_a_context_is_split_into_what_is_stable_and_what_is_not() -> None:
+    context = "\n".join(
+        [
+            '<user_memory id="n1">',
+            "A preamble.",
+            "Profile:",
+            "- name: Ada",
+            "Facts:",
+            "- pet: cat:",
+            "Recent conversations:",
+            "- one",
+            "</user_memory>",
+        ]
+    )
+    assert memory_filter.split_context(context) == (
+        "- name: Ada",
+        "Facts:\n- pet: cat:\nRecent conversations:\n- one",
+    )
+    assert memory_filter.split_context("- only a line") == ("", "- only a line")
+    assert memory_filter.split_context("") == ("", "")
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda inner: (
+            st.lists(inner) | st.dictionaries(st.sampled_from(["role", "content", "messages", "id"]), inner)
+        ),
+        max_leaves=20,
+    )
+)
+def test_neither_side_ever_raises_whatever_it_is_given(body: Any) -> None:
+    """A raising inlet ends the chat with the exception's text."""
+
+    async def both() -> tuple[Any, Any]:
+        hook = memory_filter.Filter()
+        hook.valves.assemble_url = hook.valves.writeback_url = "http://127.0.0.1:9/"
+        hook.valves.spool_dir = "/proc/cannot-be-written"
+        metadata = {"chat_id": "c"}
+        answers = await hook.inlet(body, USER, metadata), await hook.outlet(body, USER, metadata)
+        for task in list(hook._tasks):
+            task.cancel()
+        return answers
+
+    assert asyncio.run(both()) == (body, body)
+
+
+def test_a_disk_that_takes_nothing_still_lets_the_turn_be_sent_once() -> None:
+    sent = []
+
+    async def turn() -> None:
+        hook = memory_filter.Filter()
+        hook.valves.spool_dir = "/proc/cannot-be-written"
+
+        async def post(url: str, token: str, body: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+            sent.append(body)
+            return {"success": True}
+
+        hook._post = post
+        messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+        await hook.outlet({"model": "m", "messages": messages, "chat_id": "c", "id": "m1"}, USER, {})
+        await asyncio.gather(*hook._tasks)
+
+    asyncio.run(turn())
+    assert [body["response"] for body in sent] == ["hello"]
+
+
+def test_a_spool_keeps_the_newest_within_its_limits(tmp_path: Path) -> None:
+    spool = memory_filter.Spool(tmp_path / "spool")
+    dropped = 0
+    for index in range(10):
+        dropped += spool.add(f"turn {index}", json.dumps(index).encode(), 4, 1_000_000)
+        time.sleep(0.002)  # the order of files is the order of their times
+    assert dropped == 6
+    assert [json.loads(path.read_bytes()) for path, _, _ in spool.waiting()] == [6, 7, 8, 9]
+    assert spool.add("large", b"x" * 900, 100, 1000) == 0
+    assert spool.add("larger", b"x" * 950, 100, 1000) == 5
+    assert [size for _, _, size in spool.waiting()] == [950]
+
+
+def test_the_same_turn_waits_once(tmp_path: Path) -> None:
+    spool = memory_filter.Spool(tmp_path / "spool")
+    spool.add("turn", b"1", 10, 1000)
+    spool.add("turn", b"2", 10, 1000)
+    assert [path.read_bytes() for path, _, _ in spool.waiting()] == [b"2"]
+
+
+def test_an_edited_function_takes_the_spool_over_from_the_one_before(tmp_path: Path) -> None:
+    spool = memory_filter.Spool(tmp_path / "spool")
+    spool.take_over("old")
+    spool.take_over("new")
+    assert spool.owned_by("new") and not spool.owned_by("old")
+
+
+def test_a_turn_that_nobody_took_for_a_week_is_given_up(tmp_path: Path) -> None:
+    async def send() -> bool:
+        hook = memory_filter.Filter()
+        spool = memory_filter.Spool(tmp_path)
+        spool.add("turn", b"{}", 10, 1000)
+        ((path, _, _),) = spool.waiting()
+        return bool(await hook._send_file(hook.valves, path, 169 * 3600.0))
+
+    assert asyncio.run(send()) is True
+    assert list(tmp_path.glob("*.json")) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "metadata", "user", "expected"),
+    [
+        ({"model": "m"}, {"chat_id": "c"}, USER, True),
+        ({"model": "m"}, {}, USER, True),
+        ({"model": "m"}, None, USER, True),
+        ({"model": "m"}, {"task": "title_generation"}, USER, False),
+        ({"model": "monitoring"}, {}, USER, False),
+        ({"model": "monitoring-eu"}, {}, USER, False),
+        ({"model": "m"}, {"chat_id": "local:1"}, USER, False),
+        ({"model": "m"}, {}, {**USER, "valves": {"enabled": False}}, False),
+        ({"model": "m"}, {}, {}, False),
+        ({"model": "m"}, {}, None, False),
+        ([], {}, USER, False),
+    ],
+)
+def test_which_turns_are_ours(body: Any, metadata: Any, user: Any, expected: bool) -> None:
+    hook = memory_filter.Filter()
+    assert hook._applies(hook.valves, body, user, metadata) is expected
+
+
+def test_temporary_chats_can_be_remembered_by_a_valve() -> None:
+    hook = memory_filter.Filter()
+    hook.valves.skip_temporary_chats = False
+    assert hook._applies(hook.valves, {"model": "m"}, USER, {"chat_id": "local:1"})
