@@ -195,8 +195,7 @@ def sql_database(
     announce_diff(f"database {database} in {container}", [*([creation] if absent else []), *statements])
     if absent:
         # CREATE DATABASE cannot be in a transaction.
-        yield script(RUN, container, "postgres", creation, stdin=creation + "
-")
+        yield script(RUN, container, "postgres", creation, stdin=creation + "\n")
     if statements:
         yield script(
             RUN,
