@@ -113,6 +113,8 @@ def remove(name: str) -> bool:
         Whether there was anything to remove.
     """
     records.checked_name(name)
+    if not paths.droplet_dir(name).exists() and network.current() is None:
+        return False
     with records.only_one():
         record = records.load(name)
         directory = paths.droplet_dir(name)
