@@ -134,12 +134,14 @@ exit 0
 """
 )
 
-# $1 container, $2 database; SQL on standard input.
+# $1 container, $2 database, $3 what fails if it fails; SQL on standard input.
 RUN: Final = r"""
-# run SQL (container, database)
+# run SQL (container, database, what)
 command -v docker >/dev/null 2>&1 || { echo "docker is not installed on the host" >&2; exit 1; }
 docker exec -i -u postgres -e PGCLIENTENCODING=UTF8 "$1" \
-  psql -X -q -v ON_ERROR_STOP=1 -v VERBOSITY=terse -U postgres -d "$2" -f - >/dev/null
+  psql -X -q -v ON_ERROR_STOP=1 -v VERBOSITY=terse -U postgres -d "$2" -f - >/dev/null && exit 0
+echo "$3 failed on database $2; nothing of it was kept" >&2
+exit 1
 """
 
 # $1 container, $2 role, $3 password file: the file must now log the role in.
