@@ -261,7 +261,9 @@ def test_an_upload_that_breaks_off_leaves_the_old_file(tmp_path):
 def test_a_directory_is_not_replaced_by_a_file(tmp_path):
     (tmp_path / "d").mkdir()
     command = write_file(str(tmp_path / "d"), b"x", USER, GROUP, "0600")
-    done = subprocess.run(["sh", "-c", command.get_raw_value()], input="eA==\n", capture_output=True, text=True)
+    done = subprocess.run(
+        ["sh", "-c", command.get_raw_value()], input="eA==\n", capture_output=True, text=True
+    )
     assert done.returncode != 0
     assert "is a directory on the host, a file was to be written" in done.stderr
 
