@@ -10,7 +10,6 @@ share of each hop, measured from inside Open WebUI's container.
 from __future__ import annotations
 
 import argparse
-import http.client
 import json
 import os
 import socket
@@ -22,6 +21,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -51,9 +51,9 @@ def first_word_ms(target: Target, text: str) -> float:
     assert parts.hostname
     started = time.perf_counter()
     connection = (
-        http.client.HTTPSConnection(parts.hostname, parts.port or 443, context=target.trust, timeout=60)
+        HTTPSConnection(parts.hostname, parts.port or 443, context=target.trust, timeout=60)
         if parts.scheme == "https"
-        else http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=60)
+        else HTTPConnection(parts.hostname, parts.port or 80, timeout=60)
     )
     body = {"model": target.model, "stream": True, "messages": [{"role": "user", "content": text}]}
     headers = {"Authorization": f"Bearer {target.token}", "Content-Type": "application/json"}

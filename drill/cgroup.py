@@ -193,9 +193,9 @@ def read_memory(directory: Path, version: Literal[1, 2]) -> Memory:
     """Read memory figures from a group's directory (fields that the kernel lacks are 0)."""
     if version == 1:
         statistics = _pairs(directory / "memory.stat")
-        # v1 counts an OOM kill only in the very group of the victim, so the tree is summed.
+        # v1 counts an OOM kill only in the very group of the victim, so the tree is summed; kills in groups
+        # that are gone are missing.
         kills = sum(_pairs(each).get("oom_kill", 0) for each in directory.rglob("memory.oom_control"))
-        kills += _pairs(directory / "memory.oom_control").get("oom_kill", 0) if not kills else 0
         return Memory(
             used=max(
                 0, _number(directory / "memory.usage_in_bytes") - statistics.get("total_inactive_file", 0)

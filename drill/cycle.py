@@ -55,11 +55,10 @@ def verify(name: str | None, arguments: Sequence[str]) -> int:
             f"{target.name} does not answer SSH at {target.address}, so it cannot be verified; "
             f"`drill status` shows its state."
         )
-    environment = {**target.environment(), "DROPLET_SSH_CONFIG": str(target.ssh_config)}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "tests/droplet", *pytest_arguments(target), *arguments],
         cwd=paths.REPOSITORY,
-        env=environment,
+        env=target.environment(),
         check=False,
     )
     doubles = inspection.contents(target).doubles

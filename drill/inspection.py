@@ -70,7 +70,7 @@ def _local_row(record: records.Record) -> Row:
         return Row(record.name, state, record.address, None, nothing)
     host = of(machine.find(record.name))
     reachable = machine.answers(record)
-    memory = nspawn.group(record).memory()
+    memory = nspawn.memory(record)
     return Row(
         record.name,
         "running" if reachable else "no SSH",

@@ -72,7 +72,7 @@ class Droplet:
 
     def memory(self) -> Memory:
         """Memory of the whole droplet: used, peak, limit, times the limit was hit, OOM kills."""
-        return nspawn.group(_record(self.name)).memory()
+        return nspawn.memory(_record(self.name))
 
 
 def ensure(name: str) -> Droplet:
@@ -113,6 +113,8 @@ def remove(name: str) -> bool:
         Whether there was anything to remove.
     """
     records.checked_name(name)
+    if not paths.droplet_dir(name).exists() and network.current() is None:
+        return False
     with records.only_one():
         record = records.load(name)
         directory = paths.droplet_dir(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from drill import cgroup, disk, network
+from drill import cgroup, disk, kernel_log, network, records
 from drill.errors import BootFailed, DrillError
 from drill.network import Wire
 from drill.records import Record
@@ -65,6 +66,19 @@ def group(record: Record) -> cgroup.Group:
     return cgroup.Group(cgroup.layout(), record.machine)
 
 
+def memory(record: Record) -> cgroup.Memory:
+    """Memory of a droplet; zeros when it is not running."""
+    cells = group(record)
+    found = cells.memory()
+    if cells.layout.version == 2:
+        return found
+    # v1 keeps a kill only in the very group of the victim, and a container's group vanishes with it.
+    started = records.read_json(record.directory / "started.json") or {}
+    since = int(str(started.get("monotonic_us", 0)))
+    logged = kernel_log.count_oom_kills(kernel_log.messages(), record.machine, since)
+    return dataclasses.replace(found, oom_kills=max(found.oom_kills, logged))
+
+
 def is_running(record: Record) -> bool:
     """Whether any process of the droplet lives."""
     return bool(group(record).processes())
@@ -82,6 +96,7 @@ def start(record: Record, wire: Wire) -> None:
     network.unplug(record.veth)
     cells.prepare(MEMORY_BYTES)
     disk.install_init(record)
+    records.write_json(record.directory / "started.json", {"monotonic_us": time.monotonic_ns() // 1000})
     log = record.directory / "console.log"
     with log.open("ab") as stream:
         process = subprocess.Popen(

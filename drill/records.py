@@ -15,9 +15,11 @@ from typing import Final
 
 from drill import paths
 from drill.console import say
-from drill.errors import DrillError, UsageMistake
+from drill.errors import CannotRunHere, DrillError, UsageMistake
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,38}[a-z0-9]")
+# They share the naming of control groups with droplets.
+_TAKEN: Final = ("registry", "openai-double")
 
 
 def checked_name(name: str) -> str:
@@ -27,6 +29,8 @@ def checked_name(name: str) -> str:
             f"{name!r} cannot be a droplet's name: 2 to 40 lower-case letters, digits and dashes, "
             "beginning with a letter and not ending with a dash."
         )
+    if name in _TAKEN or name.startswith("work-"):
+        raise UsageMistake(f"{name!r} cannot be a droplet's name: the drill itself uses it; take another.")
     return name
 
 
@@ -123,7 +127,13 @@ def load_all() -> list[Record]:
 
 @contextmanager
 def only_one() -> Iterator[None]:
-    """Hold the lock that lets one drill at a time change what exists on this laptop."""
+    """Hold the lock that lets one drill at a time change what exists on this laptop.
+
+    Raises:
+        CannotRunHere: the caller is not root, who alone can change it.
+    """
+    if os.geteuid() != 0:
+        raise CannotRunHere("Droplets are made and removed as root: run `sudo -E uv run drill ...`.")
     paths.LOCK_FILE.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(paths.LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
     try:

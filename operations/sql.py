@@ -85,8 +85,8 @@ def sql_role(
     """Keep a role with exactly these attributes, and with the password that lies on the host.
 
     ``attributes`` is the whole list: what is not in it is taken away. Whether the password is right is
-    found out by logging in to ``login_database`` with ``password_file``, so a password that was rotated
-    on the host, in file and server, stays. Otherwise the server gets the SCRAM-SHA-256 verifier of ``password``, never the
+    found out by logging in to ``login_database`` with ``password_file``, so a password rotated on the host, in file
+    and server, stays. Otherwise the server gets the SCRAM-SHA-256 verifier of ``password``, never the
     password, and the file must then log in. ``settings`` are the role's own (``ALTER ROLE ... SET``);
     undeclared ones are left alone.
 

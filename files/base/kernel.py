@@ -140,7 +140,10 @@ def start_zram() -> None:
         run(["modprobe", "zram"])
     write_atomically(ZRAM_FILE, zram_text())
     run(["systemctl", "daemon-reload"])
+    if "/dev/zram0" in swaps():
+        run(["systemctl", "stop", "dev-zram0.swap"])
     run(["systemctl", "restart", ZRAM_UNIT])
+    run(["systemctl", "start", "dev-zram0.swap"])
 
 
 def stop_zram() -> None:

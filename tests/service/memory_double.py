@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -39,7 +40,8 @@ class MemoryDouble:
                 for name, value in headers.items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(payload)
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # a caller that did not wait
+                    self.wfile.write(payload)
 
             def log_message(self, format: str, *args: object) -> None:
                 """Quiet."""

@@ -480,13 +480,15 @@ def test_fifty_concurrent_callers_stay_inside_the_memory_limit(server: Droplet) 
     assert peak < server.memory_mb
 
 
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_a_restart_amid_500_writebacks_loses_none_that_was_acknowledged(
-    server: Droplet, service: MemoryDouble
+    server: Droplet, service: MemoryDouble, how: signal.Signals
 ) -> None:
     """Callers repeat until they get the contract's answer; n8n's texts while it boots must not count as one."""
     acknowledged: list[str] = []
     other: Counter[str] = Counter()
-    todo = [f"restart-{number}" for number in range(500)]
+    todo = [f"{how.name}-{number}" for number in range(500)]
+    service.delay_s = 0.2  # slow enough that n8n does not finish all of them in its orderly end
     stop = time.monotonic() + 150
 
     def write() -> None:
@@ -512,17 +514,18 @@ def test_a_restart_amid_500_writebacks_loses_none_that_was_acknowledged(
     threads = [threading.Thread(target=write) for _ in range(8)]
     for thread in threads:
         thread.start()
-    wait_for(lambda: len(acknowledged) > 150, 60)
-    server.stop()
+    wait_for(lambda: len(acknowledged) > 100, 60)
     in_the_middle = len(acknowledged)
+    server.stop(how)
     server.start(wait=False)
     for thread in threads:
         thread.join()
     server.wait_ready()
-    print(f"restarted after {in_the_middle} of 500; meanwhile {dict(other)}")
-    assert 150 < in_the_middle < 500
-    assert other, "the restart was noticed"
-    assert sorted(acknowledged) == sorted(f"restart-{number}" for number in range(500))
+    print(f"{how.name} after {in_the_middle} of 500; meanwhile {dict(other)}")
+    assert 100 < in_the_middle < 500
+    # Told to end, n8n goes on answering until nothing is left to do; killed, it cannot.
+    assert how is signal.SIGTERM or other, "the restart was noticed"
+    assert sorted(acknowledged) == sorted(f"{how.name}-{number}" for number in range(500))
     lost = [message for message in acknowledged if message not in service.committed]
     assert lost == []
 

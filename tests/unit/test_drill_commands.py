@@ -5,7 +5,7 @@ import platform
 
 import pytest
 
-from drill import cli, cycle, laptop
+from drill import cli, cycle, laptop, records
 from drill.access import render_ssh_config
 from drill.records import Record
 
@@ -139,6 +139,19 @@ def test_a_user_without_root_is_told_how_to_get_it(monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(laptop.CannotRunHere, match=r"needs root.*sudo.*Set DROPLET_HOST"):
         laptop.prepare()
+
+
+def test_removing_what_does_not_exist_needs_no_root(capsys, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert cli.main(["down", "nobody"]) == 0
+    assert "there is no droplet named nobody" in capsys.readouterr().err
+
+
+def test_removing_a_droplet_without_root_is_one_sentence(capsys, monkeypatch):
+    records.save(Record("one", "10.90.0.2", "10.90.0.1", "drill0"))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert cli.main(["down", "one"]) == 1
+    assert "as root: run `sudo -E uv run drill ...`" in capsys.readouterr().err
 
 
 def test_a_system_without_the_programs_or_apt_is_told_the_packages(monkeypatch, tmp_path):

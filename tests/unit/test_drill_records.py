@@ -17,7 +17,9 @@ def record(name: str) -> Record:
     return Record(name, "10.90.0.2", "10.90.0.1", "drill0")
 
 
-@pytest.mark.parametrize("name", ["a", "Droplet", "-x", "x-", "a_b", "a/../b", "a b", "1st", "x" * 41, ""])
+@pytest.mark.parametrize(
+    "name", ["a", "Droplet", "-x", "x-", "a_b", "a/../b", "a b", "1st", "x" * 41, "", "registry", "work-disk"]
+)
 def test_a_name_that_is_no_host_name_is_refused(name):
     with pytest.raises(UsageMistake, match="cannot be a droplet's name"):
         records.checked_name(name)
