@@ -83,15 +83,6 @@ ask() {
 }
 """.replace("APPLIED_DIR", names.APPLIED_DIR)
 
-# After _READY: $3 query.
-QUERY: Final = (
-    _READY
-    + r"""
-printf '%s' "$3" | ask postgres || gone
-exit 0
-"""
-)
-
 # After _READY: $3 database, $4 query. A database that is absent answers {}.
 QUERY_DATABASE: Final = (
     _READY

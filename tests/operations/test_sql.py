@@ -8,7 +8,7 @@ from pyinfra.api.exceptions import OperationError
 from operations import sql_database, sql_migrations, sql_role
 from operations.facts import SqlAnswer
 from operations.migration_plan import applied_query, ordered_migrations
-from operations.sql_text import QUERY, QUERY_DATABASE, QUERY_ROLE
+from operations.sql_text import QUERY_DATABASE, QUERY_ROLE
 
 ASK = "# ask Postgres"
 PASSWORD = "correct-horse-battery"
@@ -189,7 +189,7 @@ def test_a_bare_host_plans_a_stopped_server_does_not_and_a_run_refuses(fake_host
         assert len(refused.run) == 1
 
 
-@pytest.mark.parametrize("probe", [QUERY, QUERY_DATABASE, QUERY_ROLE])
+@pytest.mark.parametrize("probe", [QUERY_DATABASE, QUERY_ROLE])
 def test_a_shell_without_docker_is_no_failure(bare_shell, probe):
     asked = bare_shell(
         SqlAnswer().command(probe, ["postgres", "1", "a", applied_query("x"), "/nowhere", "d"])
