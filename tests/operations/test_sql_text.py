@@ -96,7 +96,14 @@ def test_a_database_as_declared_needs_nothing():
 
 
 DRIFT = {
-    "owner": ({"owner": "x"}, ['ALTER DATABASE "db" OWNER TO "n8n";']),
+    "owner, who takes grants along": (
+        {"owner": "memory", "connect": ["memory"]},
+        [
+            'ALTER DATABASE "db" OWNER TO "n8n";',
+            'GRANT CONNECT, TEMPORARY ON DATABASE "db" TO "memory";',
+            'GRANT CONNECT, TEMPORARY ON DATABASE "db" TO "n8n";',
+        ],
+    ),
     "extension": ({"extensions": []}, ['CREATE EXTENSION IF NOT EXISTS "vector";']),
     "setting": ({"settings": {"TimeZone": "CET"}}, ["ALTER DATABASE \"db\" SET timezone = 'UTC';"]),
     "schema": ({"schemas": {}}, ['CREATE SCHEMA "memory" AUTHORIZATION "memory";']),
