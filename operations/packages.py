@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Final
 
 from pyinfra import host
@@ -69,7 +69,7 @@ def installed(lines: Sequence[str]) -> set[str]:
 
 
 @operation()
-def packages(packages: Sequence[str]) -> Iterator[PyinfraCommand]:
+def packages(packages: Sequence[str]) -> Generator[PyinfraCommand, None, None]:
     """Install packages that are missing, without recommended ones; never upgrades any.
 
     Unlike ``apt.update(cache_time=)`` in front of ``apt.packages``, this has nothing to do on a converged

@@ -21,13 +21,19 @@ from settings import names
 
 @operation()
 def secret_file(
-    dest: str, content: SecretText | str, user: str, group: str, mode: str = "0400"
+    dest: str,
+    content: SecretText | str,
+    user: str,
+    group: str,
+    mode: str = "0400",
+    keep: bool = False,
 ) -> Generator[PyinfraCommand, None, None]:
     """Keep a secret in a file on the host.
 
     The content travels on standard input both to be compared and to be written, so it is in no process
     list, log, diff or plan. The file is 0600 from its first byte and replaces the old one in one step.
-    Missing directories are made 0700.
+    Missing directories are made 0700. With ``keep`` a file that is there keeps its content, which is for
+    secrets that the host itself rotates.
 
     **Example:**
 
@@ -46,27 +52,27 @@ def secret_file(
     """
     checked_path(dest)
     raw = revealed(content).encode()
-    private = str(PurePosixPath(dest).parent) if dest.startswith(f"{names.SECRETS_DIR}/") else None
+    directory = str(PurePosixPath(dest).parent) if dest.startswith(f"{names.SECRETS_DIR}/") else None
+    encoded = base64.encodebytes(raw).decode("ascii").splitlines()
     found = host.get_fact(
-        SecretFile,
-        path=dest,
-        directory=private or "/",
-        _stdin=HiddenLines(base64.encodebytes(raw).decode("ascii").splitlines() or [""]),
+        SecretFile, path=dest, directory=directory or "/", _stdin=HiddenLines(encoded or [""])
     )
-    changes = attribute_differences(found.state, user, group, mode) if found.state.kind == "file" else []
-    open_directory = (
-        private is not None and found.directory_kind == "directory" and found.directory_mode != 0o700
-    )
-    if found.same and not changes and not open_directory:
+    is_file = found.state.kind == "file"
+    write = not is_file if keep else not found.same
+    changes = attribute_differences(found.state, user, group, mode) if is_file else []
+    wrong_attributes = bool(changes)
+    is_open = directory is not None and found.directory_kind == "directory" and found.directory_mode != 0o700
+    if not write and not changes and not is_open:
         host.noop(f"secret {dest} is as it should be")
         return
-    title = f"secret {dest}: " + (
-        "content differs" if found.state.kind != "absent" else "absent, to be created"
-    )
-    announce_diff(title if not found.same else f"secret {dest}", changes)
-    if open_directory and private is not None:
-        yield set_attributes(private, "root", "root", "0700")
-    if not found.same:
-        yield write_file(dest, raw, user, group, mode, private_parents=private is not None)
-    elif changes:
+    if is_open:
+        changes.append(f"{directory} mode {found.directory_mode:04o} -> 0700")
+    if write:
+        changes.append("content differs" if is_file else "to be created")
+    announce_diff(f"secret {dest}", changes)
+    if is_open and directory is not None:
+        yield set_attributes(directory, "root", "root", "0700")
+    if write:
+        yield write_file(dest, raw, user, group, mode, private_parents=directory is not None)
+    elif wrong_attributes:
         yield set_attributes(dest, user, group, mode)

@@ -27,8 +27,8 @@ systemctl "$verb" -- "$u" || fail "systemctl $verb $u failed"
 container=${u#droplet-} container=${container%.service}
 running() {
   [ "$(systemctl is-active -- "$u")" = active ] || return 1
-  case "$u" in
-    droplet-*.service) [ "$(docker inspect -f '{{.State.Running}}' "$container" 2>/dev/null)" = true ];;
+  case "$(systemctl show -P ExecStart -- "$u")" in
+    *"/docker run "*) [ "$(docker inspect -f '{{.State.Running}}' "$container" 2>/dev/null)" = true ];;
   esac
 }
 steady=0 n=0 before=$(attempts)

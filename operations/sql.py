@@ -132,7 +132,9 @@ def sql_role(
     sql = list(statements)
     if wrong_password:
         sql.append(password_statement(role, scram_verifier(revealed(password))))
-    yield script(RUN, container, "postgres", stdin="BEGIN;\n" + "\n".join(sql) + "\nCOMMIT;\n")
+    yield script(
+        RUN, container, "postgres", f"role {role}", stdin="BEGIN;\n" + "\n".join(sql) + "\nCOMMIT;\n"
+    )
     if wrong_password:
         yield script(CONFIRM_LOGIN, container, role, password_file, login_database)
 
@@ -193,9 +195,15 @@ def sql_database(
     announce_diff(f"database {database} in {container}", [*([creation] if absent else []), *statements])
     if absent:
         # CREATE DATABASE cannot be in a transaction.
-        yield script(RUN, container, "postgres", stdin=creation + "\n")
+        yield script(RUN, container, "postgres", creation, stdin=creation + "\n")
     if statements:
-        yield script(RUN, container, database, stdin="BEGIN;\n" + "\n".join(statements) + "\nCOMMIT;\n")
+        yield script(
+            RUN,
+            container,
+            database,
+            "its declaration",
+            stdin="BEGIN;\n" + "\n".join(statements) + "\nCOMMIT;\n",
+        )
 
 
 @operation()
@@ -225,23 +233,18 @@ def sql_migrations(
     """
     try:
         migrations = ordered_migrations((Path(file).name, Path(file).read_text("utf-8")) for file in files)
-    except MigrationError as error:
-        raise OperationError(f"migrations of {database}.{schema}: {error}") from None
-    found = host.get_fact(
-        SqlAnswer,
-        probe=QUERY_DATABASE,
-        arguments=[container, str(_wait_s()), database, applied_query(schema)],
-    )
-    if not isinstance(found, dict | list) and state.is_executing:
-        yield _unreachable(container)
-        return
-    if found == STOPPED:
-        host.noop(f"{container} is stopped; what is in it can be compared when it runs")
-        return
-    applied = parse_applied(found)
-    if applied is None and _stopped(container):
-        return
-    try:
+        found = host.get_fact(
+            SqlAnswer,
+            probe=QUERY_DATABASE,
+            arguments=[container, str(_wait_s()), database, applied_query(schema)],
+        )
+        if not isinstance(found, dict | list) and state.is_executing:
+            yield _unreachable(container)
+            return
+        if found == STOPPED:
+            host.noop(f"{container} is stopped; what is in it can be compared when it runs")
+            return
+        applied = parse_applied(found)
         pending = pending_migrations(migrations, applied)
     except MigrationError as error:
         sentence = f"migrations of {database}.{schema} on {host.name}: {error}"
@@ -254,6 +257,12 @@ def sql_migrations(
         return
     announce_diff(f"migrate {database}.{schema}", [migration.name for migration in pending])
     if not applied:
-        yield script(RUN, container, database, stdin=preparation(schema, role))
+        yield script(RUN, container, database, f"schema {schema}", stdin=preparation(schema, role))
     for migration in pending:
-        yield script(RUN, container, database, stdin=transaction(migration, schema, role))
+        yield script(
+            RUN,
+            container,
+            database,
+            f"migration {migration.name}",
+            stdin=transaction(migration, schema, role),
+        )

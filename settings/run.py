@@ -36,7 +36,7 @@ def prepare(host: Host) -> Options:
     Raises SettingsError or SecretsError with one sentence per mistake.
     """
     data: dict[str, object] = host.data.dict()  # type: ignore[no-untyped-call]
-    given = host.state.inventory.get_override_data()
+    given: dict[str, object] = host.state.inventory.get_override_data()  # type: ignore[no-untyped-call]
     override = {k: v for k, v in given.items() if k not in RUN_OPTIONS and not _of_connector(k)}
     settings = {k: v for k, v in data.items() if k in defaults()} | override
     if problems := check(settings):

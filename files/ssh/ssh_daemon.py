@@ -28,6 +28,8 @@ INSTALLED = DROP_INS / "00-memory-droplet.conf"
 HOST_KEY = Path("/etc/ssh/ssh_host_ed25519_key")
 APPLIED = STATE_DIR / "applied" / "ssh"
 SSHD = "/usr/sbin/sshd"
+# sshd does not even check its configuration without it, and a socket-activated one makes it only when called.
+RUN = Path("/run/sshd")
 
 # What paramiko 4.0, the transport of pyinfra, offers and sshd may still be asked for
 # (paramiko.transport.Transport._preferred_kex, _preferred_ciphers, _preferred_macs, _preferred_keys).
@@ -70,7 +72,7 @@ def directives(text: str) -> dict[str, str]:
 
 def effective(config: Path = MAIN) -> dict[str, str]:
     """What sshd makes of a configuration for root logging in from this machine."""
-    Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+    RUN.mkdir(mode=0o755, exist_ok=True)
     context = "user=root,host=localhost,addr=127.0.0.1,laddr=127.0.0.1"
     text = run([SSHD, "-T", "-f", str(config), "-C", context])
     values: dict[str, str] = {}
@@ -184,6 +186,7 @@ def log_in(port: int, key: Path, known_hosts: Path) -> None:
 
 def rehearse(drop_in: str) -> None:
     """Refuse a configuration that does not parse, is not in effect, or does not let root in by key."""
+    RUN.mkdir(mode=0o755, exist_ok=True)
     with candidate_tree(drop_in) as main:
         tested = subprocess.run([SSHD, "-t", "-f", str(main)], capture_output=True, text=True, check=False)
         if tested.returncode != 0:

@@ -95,7 +95,7 @@ def test_what_nobody_outside_needs_is_not_there(browse, path):
 
 
 def test_a_provider_cannot_be_reached_past_the_memory_filter(browse):
-    assert browse("openweb", "/openai/chat/completions", "-X", "POST", "-d", "{}")[0] == 404
+    assert browse("openweb", "/openai/chat/completions", "--http1.1", "-X", "POST", "-d", "{}")[0] == 404
 
 
 def test_an_unknown_site_is_not_served(droplet, root_certificate):

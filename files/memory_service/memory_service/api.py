@@ -16,7 +16,6 @@ from fastapi import Depends, FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from pydantic import StringConstraints
 from starlette.exceptions import HTTPException
 
 from memory_service import __version__, metrics, system_rows
@@ -24,7 +23,14 @@ from memory_service.asgi import Frame
 from memory_service.assembling import chunk, fact_out, state_out
 from memory_service.conflict import Statement
 from memory_service.database import Connection
-from memory_service.errors import Conflict, MemoryServiceError, NotFound, StoreUnavailable, Unprocessable, UpstreamError
+from memory_service.errors import (
+    Conflict,
+    MemoryServiceError,
+    NotFound,
+    StoreUnavailable,
+    Unprocessable,
+    UpstreamError,
+)
 from memory_service.forgetting import export
 from memory_service.hygiene import clean
 from memory_service.learning import canonical_key, learn
@@ -79,6 +85,7 @@ NumberPath = Annotated[int, Path(ge=1, le=9_223_372_036_854_775_807)]
 _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 
 _bearer = HTTPBearer(auto_error=False, description="A token of the service or of an operator")
+Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 
 
 class Denied(Exception):
@@ -100,7 +107,7 @@ class Gate:
         self._service = _digest(service_token)
         self._admin = _digest(admin_token)
 
-    def caller(self, given: HTTPAuthorizationCredentials | None = Depends(_bearer)) -> str:
+    def caller(self, given: Bearer = None) -> str:
         """`service` or `admin`. Raises Denied."""
         if given is None or not given.credentials:
             raise Denied(401, "the header Authorization: Bearer TOKEN is missing")
@@ -113,7 +120,7 @@ class Gate:
             return "service"
         raise Denied(401, "the bearer token is wrong")
 
-    def operator(self, given: HTTPAuthorizationCredentials | None = Depends(_bearer)) -> str:
+    def operator(self, given: Bearer = None) -> str:
         """`admin`. Raises Denied."""
         caller = self.caller(given)
         if caller != "admin":
@@ -171,7 +178,10 @@ def create_app(service: Service, *, background: bool = True) -> FastAPI:
     operator = [Depends(gate.operator)]
 
     async def in_client(
-        client: int | str, work: Callable[[ClientRows], Awaitable[T]], create: bool = False, timeout_s: float = 5.0
+        client: int | str,
+        work: Callable[[ClientRows], Awaitable[T]],
+        create: bool = False,
+        timeout_s: float = 5.0,
     ) -> T:
         async def transaction(connection: Connection) -> T:
             profile = await find_client(connection, client, create=create)
@@ -212,7 +222,9 @@ def create_app(service: Service, *, background: bool = True) -> FastAPI:
 
         return await in_client(body.client_id, work)
 
-    @app.get("/v1/jobs/{job_id}", dependencies=caller, responses=_errors(401, 404, 422, 503), tags=["maintenance"])
+    @app.get(
+        "/v1/jobs/{job_id}", dependencies=caller, responses=_errors(401, 404, 422, 503), tags=["maintenance"]
+    )
     async def job(job_id: NumberPath) -> JobOut:
         """How a job is going; its result has figures and keys, never values."""
         row = await service.database.run(
@@ -321,7 +333,9 @@ def create_app(service: Service, *, background: bool = True) -> FastAPI:
 
         return await in_client(client, work, create=True)
 
-    @app.delete(clients + "/facts/{key}", dependencies=operator, responses=read, status_code=204, tags=["facts"])
+    @app.delete(
+        clients + "/facts/{key}", dependencies=operator, responses=read, status_code=204, tags=["facts"]
+    )
     async def delete_fact(client: ClientPath, key: KeyPath) -> None:
         """Retracts a fact; its history says so."""
 
@@ -334,7 +348,9 @@ def create_app(service: Service, *, background: bool = True) -> FastAPI:
 
     # -- memories
 
-    @app.post(clients + "/memories", dependencies=operator, responses=write, status_code=201, tags=["memories"])
+    @app.post(
+        clients + "/memories", dependencies=operator, responses=write, status_code=201, tags=["memories"]
+    )
     async def add_memory(client: ClientPath, body: MemoryIn) -> MemoryOut:
         """Remembers a text that is no message of a chat."""
         cleaned = clean(body.content, 60_000)
@@ -359,7 +375,11 @@ def create_app(service: Service, *, background: bool = True) -> FastAPI:
         return added
 
     @app.delete(
-        clients + "/memories/{memory_id}", dependencies=operator, responses=read, status_code=204, tags=["memories"]
+        clients + "/memories/{memory_id}",
+        dependencies=operator,
+        responses=read,
+        status_code=204,
+        tags=["memories"],
     )
     async def delete_memory(client: ClientPath, memory_id: uuid.UUID) -> None:
         """Forgets one remembered text."""
@@ -426,7 +446,11 @@ def create_app(service: Service, *, background: bool = True) -> FastAPI:
         return await in_client(client, work)
 
     @app.delete(
-        clients + "/episodes/{episode_id}", dependencies=operator, responses=read, status_code=204, tags=["episodes"]
+        clients + "/episodes/{episode_id}",
+        dependencies=operator,
+        responses=read,
+        status_code=204,
+        tags=["episodes"],
     )
     async def delete_episode(client: ClientPath, episode_id: NumberPath) -> None:
         """Forgets a turn with its messages. Facts learnt from it stay until they are deleted."""
@@ -450,7 +474,11 @@ def create_app(service: Service, *, background: bool = True) -> FastAPI:
         return await in_client(client, work)
 
     @app.put(
-        clients + "/state/{session}/{key}", dependencies=operator, responses=write, status_code=204, tags=["state"]
+        clients + "/state/{session}/{key}",
+        dependencies=operator,
+        responses=write,
+        status_code=204,
+        tags=["state"],
     )
     async def put_state(client: ClientPath, session: NamePath, key: NamePath, body: StateIn) -> None:
         """Sets an entry of a session's working state."""
@@ -461,7 +489,11 @@ def create_app(service: Service, *, background: bool = True) -> FastAPI:
         await in_client(client, work, create=True)
 
     @app.delete(
-        clients + "/state/{session}/{key}", dependencies=operator, responses=read, status_code=204, tags=["state"]
+        clients + "/state/{session}/{key}",
+        dependencies=operator,
+        responses=read,
+        status_code=204,
+        tags=["state"],
     )
     async def delete_state(client: ClientPath, session: NamePath, key: NamePath) -> None:
         """Removes an entry of a session's working state."""
@@ -474,7 +506,13 @@ def create_app(service: Service, *, background: bool = True) -> FastAPI:
 
     # -- maintenance
 
-    @app.post("/v1/reindex", dependencies=operator, responses=_errors(401, 403, 409, 503), status_code=202, tags=["maintenance"])
+    @app.post(
+        "/v1/reindex",
+        dependencies=operator,
+        responses=_errors(401, 403, 409, 503),
+        status_code=202,
+        tags=["maintenance"],
+    )
     async def reindex() -> Accepted:
         """Rebuilds the vector index from PostgreSQL beside the one in use, and switches."""
         if service.qdrant is None:
@@ -498,7 +536,11 @@ def create_app(service: Service, *, background: bool = True) -> FastAPI:
         """That the process answers; touches nothing else."""
         return {"status": "ok"}
 
-    @app.get("/readyz", responses={503: {"model": Readiness, "description": "PostgreSQL cannot be used"}}, tags=["health"])
+    @app.get(
+        "/readyz",
+        responses={503: {"model": Readiness, "description": "PostgreSQL cannot be used"}},
+        tags=["health"],
+    )
     async def readyz(response: Response) -> Readiness:
         """Whether requests can be served. Only PostgreSQL is needed; the rest degrades."""
         found = await readiness(service)
@@ -506,7 +548,9 @@ def create_app(service: Service, *, background: bool = True) -> FastAPI:
             response.status_code = 503
         return found
 
-    @app.get("/metrics", tags=["health"], response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    @app.get(
+        "/metrics", tags=["health"], response_class=Response, responses={200: {"content": {"text/plain": {}}}}
+    )
     async def exposition() -> Response:
         """Figures for Prometheus."""
         return Response(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -44,7 +44,9 @@ def checked(body: bytes, max_depth: int) -> bytes:
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise Refusal(400, "not_utf8", f"the body is not UTF-8: byte {error.start} cannot be decoded") from None
+        raise Refusal(
+            400, "not_utf8", f"the body is not UTF-8: byte {error.start} cannot be decoded"
+        ) from None
     structure = _STRING.sub('""', text)
     if not depth(structure, max_depth):
         raise Refusal(400, "too_deep", f"the body nests deeper than {max_depth} levels")

@@ -21,7 +21,11 @@ def _token() -> str:
     path = os.environ.get("MEMORY_ADMIN_TOKEN_FILE")
     if path is None:
         directory = os.environ.get("CREDENTIALS_DIRECTORY")
-        path = f"{directory}/admin_token" if directory else "/etc/memory-droplet/secrets/memory-service/admin_token"
+        path = (
+            f"{directory}/admin_token"
+            if directory
+            else "/etc/memory-droplet/secrets/memory-service/admin_token"
+        )
     try:
         return Path(path).read_text(encoding="utf-8").strip()
     except OSError as error:
@@ -43,7 +47,10 @@ def _call(arguments: argparse.Namespace, method: str, path: str, body: object | 
             text = response.read().decode()
             status = response.status_code
     except httpx.HTTPError as error:
-        print(f"memory-service: {url} cannot be reached ({type(error).__name__}): is it running?", file=sys.stderr)
+        print(
+            f"memory-service: {url} cannot be reached ({type(error).__name__}): is it running?",
+            file=sys.stderr,
+        )
         return 2
     if status >= 400:
         try:
@@ -58,8 +65,12 @@ def _call(arguments: argparse.Namespace, method: str, path: str, body: object | 
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="memory-service", description="The memory service and its operator's tool")
-    parser.add_argument("--url", default=os.environ.get("MEMORY_URL", DEFAULT_URL), help="where the service listens")
+    parser = argparse.ArgumentParser(
+        prog="memory-service", description="The memory service and its operator's tool"
+    )
+    parser.add_argument(
+        "--url", default=os.environ.get("MEMORY_URL", DEFAULT_URL), help="where the service listens"
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("serve", help="run the service (settings from MEMORY_* and $CREDENTIALS_DIRECTORY)")
     commands.add_parser("check", help="check the settings and exit")

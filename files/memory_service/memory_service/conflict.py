@@ -22,16 +22,34 @@ CEILING: Final = 0.99
 TOLERANCE: Final = 0.1
 
 _KEY = re.compile(r"[^a-z0-9_.]+")
-_SPELLING: Final = (("favourite", "favorite"), ("colour", "color"), ("neighbour", "neighbor"), ("programme", "program"))
+_SPELLING: Final = (
+    ("favourite", "favorite"),
+    ("colour", "color"),
+    ("neighbour", "neighbor"),
+    ("programme", "program"),
+)
 
 # Keys whose values are many at once: each value gets a key of its own, so that one allergy never replaces
 # another (`allergy.peanuts`).
 SET_VALUED: Final = frozenset(
-    {"allergy", "hobby", "language", "child_name", "sibling_name", "skill", "like", "likes", "dislike", "dislikes"}
+    {
+        "allergy",
+        "hobby",
+        "language",
+        "child_name",
+        "sibling_name",
+        "skill",
+        "like",
+        "likes",
+        "dislike",
+        "dislikes",
+    }
 )
 
 # How long a belief of a kind stays as strong as it was (half-life in days); identity does not fade.
-_IDENTITY: Final = frozenset({"name", "preferred_name", "birthday", "email", "phone", "home_country", "allergy"})
+_IDENTITY: Final = frozenset(
+    {"name", "preferred_name", "birthday", "email", "phone", "home_country", "allergy"}
+)
 PREFERENCE_HALF_LIFE: Final = 180.0
 STATE_HALF_LIFE: Final = 7.0
 

@@ -27,8 +27,10 @@ log = logging.getLogger(__name__)
 
 _IDLE_CHECK_S = 30.0
 # Sent as a message of the transaction's start; the policies of the schema read them.
-_ENTER = "SELECT set_config('memory.client_id', %s, true), set_config('memory.user_id', %s, true), " \
+_ENTER = (
+    "SELECT set_config('memory.client_id', %s, true), set_config('memory.user_id', %s, true), "
     "set_config('memory.scope', %s, true), set_config('statement_timeout', %s, true)"
+)
 
 # SQLSTATE classes that say "the server cannot serve now": connection, resources, operator intervention.
 _UNAVAILABLE = ("08", "53", "57P")
@@ -94,7 +96,9 @@ class Database:
             try:
                 connection = await asyncio.wait_for(self._take(), left)
             except TimeoutError:
-                raise StoreUnavailable(f"PostgreSQL did not accept a connection within {wait_s:g} s") from None
+                raise StoreUnavailable(
+                    f"PostgreSQL did not accept a connection within {wait_s:g} s"
+                ) from None
             except psycopg.OperationalError as error:
                 raise StoreUnavailable(f"PostgreSQL cannot be reached: {_first_line(error)}") from error
             healthy = False

@@ -97,4 +97,6 @@ async def export(database: Database, client: int | str) -> AsyncIterator[bytes]:
     profile = await database.run(find, wait_s=2.0)
     async with database.transaction(client_id=profile.id, timeout_s=300.0) as connection:
         async for table, row in ClientRows(connection, profile.id).export():
-            yield json.dumps({"table": table, "row": row}, ensure_ascii=False, default=_plain).encode() + b"\n"
+            yield (
+                json.dumps({"table": table, "row": row}, ensure_ascii=False, default=_plain).encode() + b"\n"
+            )

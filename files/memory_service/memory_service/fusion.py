@@ -60,13 +60,9 @@ def best(scores: Mapping[int, float], count: int) -> dict[int, float]:
     return dict(chosen)
 
 
-def fuse(
-    lexical: Mapping[int, LexicalScore], dense: Mapping[int, float], weights: Weights
-) -> list[Ranked]:
+def fuse(lexical: Mapping[int, LexicalScore], dense: Mapping[int, float], weights: Weights) -> list[Ranked]:
     """All candidates of both searches, best first. With one search empty the other decides alone."""
-    combined = {
-        slot: value.window + weights.own * value.own for slot, value in lexical.items()
-    }
+    combined = {slot: value.window + weights.own * value.own for slot, value in lexical.items()}
     words = scaled(best(combined, CANDIDATES), floor=0.0)
     meaning = scaled(best(dense, CANDIDATES))
     share = 0.0 if not meaning else 1.0 if not words else weights.dense

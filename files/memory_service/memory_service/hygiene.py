@@ -54,7 +54,11 @@ _SECRETS: Final[tuple[tuple[str, re.Pattern[str]], ...]] = tuple(
         ("api key", r"\bglpat-[A-Za-z0-9_-]{16,}|\bxox[abposr]-[A-Za-z0-9-]{10,}", 0),
         ("api key", r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|\bAIza[A-Za-z0-9_-]{30,}", 0),
         ("api key", r"\bAGE-SECRET-KEY-1[A-Z0-9]{40,}", 0),
-        ("credentials", r"(?P<keep>\b[a-z][a-z0-9+.-]{1,20}://)[^\s/:@]{1,100}:[^\s/@]{1,200}(?=@)", re.IGNORECASE),
+        (
+            "credentials",
+            r"(?P<keep>\b[a-z][a-z0-9+.-]{1,20}://)[^\s/:@]{1,100}:[^\s/@]{1,200}(?=@)",
+            re.IGNORECASE,
+        ),
         (
             "token",
             r"(?P<keep>\b(?:authorization\s*[:=]\s*)?bearer\s+)[A-Za-z0-9._~+/=-]{12,}",

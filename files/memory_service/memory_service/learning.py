@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from memory_service import metrics
-from memory_service.conflict import Outcome, Source, Statement, decide, normalise_key, normalise_value, storage_key
+from memory_service.conflict import (
+    Outcome,
+    Source,
+    Statement,
+    decide,
+    normalise_key,
+    normalise_value,
+    storage_key,
+)
 from memory_service.extraction import ExtractedFact
 from memory_service.repository import ClientRows
 
@@ -52,7 +60,15 @@ async def learn(
         await rows.close_fact(key, "retracted", statement.at)
     elif decision.outcome == "contest" and not contested:
         await rows.file_fact(
-            key, statement.value, decision.confidence, "contested", source, evidence, episode_id, statement.at, None
+            key,
+            statement.value,
+            decision.confidence,
+            "contested",
+            source,
+            evidence,
+            episode_id,
+            statement.at,
+            None,
         )
     elif decision.outcome == "file" and believed is not None:
         await rows.file_fact(

@@ -7,6 +7,7 @@ message is scored twice, by its own words and by the words of the window of thre
 from __future__ import annotations
 
 import math
+import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,14 +19,12 @@ _POSTING = struct.Struct(">qhh")  # slot, term frequency, length of the message 
 
 # Words that carry a greeting or thanks and nothing to look for.
 SMALL_TALK: Final = frozenset(
-    # fmt: off
-    [
-        "hi", "hello", "hey", "heya", "hiya", "yo", "howdi", "sup", "greet", "welcom", "cheer", "bye",
-        "goodby", "goodbi", "good", "morn", "afternoon", "even", "night", "day", "today", "thank", "thanx",
-        "thx", "pleas", "sorri", "ok", "okay", "sure", "yes", "yeah", "yep", "nope", "cool", "great", "nice",
-        "fine", "well", "wow", "lol", "haha", "help", "test",
-    ]
-    # fmt: on
+    re.findall(
+        r"\w+",
+        "hi hello hey heya hiya yo howdi sup greet welcom cheer bye goodby goodbi good morn afternoon even night"
+        " day today thank thanx thx pleas sorri ok okay sure yes yeah yep nope cool great nice fine well wow lol"
+        " haha help test",
+    )
 )
 
 
@@ -81,8 +80,11 @@ def score(
     if not lengths:
         return {}
     average = max(1.0, sum(lengths.values()) / len(lengths))
-    weights = {term: inverse_document_frequency(total, len(postings.get(term, ()))) for term in terms}
-    everything = sum(weights.values()) or 1.0
+    weights = {
+        term: inverse_document_frequency(total, len(postings[term])) for term in terms if postings.get(term)
+    }
+    # A word that was never said would weigh most of all; it counts like an average one that was.
+    everything = sum(weights.values()) * len(terms) / len(weights) or 1.0
     own: dict[int, float] = {}
     window: dict[int, float] = {}
     covered: dict[int, float] = {}

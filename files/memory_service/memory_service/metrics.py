@@ -9,7 +9,27 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 REGISTRY: Final = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)
 
-_BUCKETS = (0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
+_BUCKETS = (
+    0.005,
+    0.01,
+    0.02,
+    0.035,
+    0.05,
+    0.075,
+    0.1,
+    0.15,
+    0.2,
+    0.3,
+    0.5,
+    0.75,
+    1.0,
+    1.5,
+    2.0,
+    3.0,
+    5.0,
+    10.0,
+    30.0,
+)
 
 REQUESTS: Final = Histogram(
     "memory_request_seconds", "Time to answer", ["route", "outcome"], buckets=_BUCKETS, registry=REGISTRY
@@ -21,9 +41,14 @@ DEGRADED: Final = Counter(
     "memory_degraded_total", "Answers that had to do without something", ["reason"], registry=REGISTRY
 )
 UPSTREAM_ERRORS: Final = Counter(
-    "memory_upstream_errors_total", "Failures of what the service depends on", ["upstream", "reason"], registry=REGISTRY
+    "memory_upstream_errors_total",
+    "Failures of what the service depends on",
+    ["upstream", "reason"],
+    registry=REGISTRY,
 )
-BREAKER: Final = Gauge("memory_breaker_open", "1 while an upstream is not asked", ["upstream"], registry=REGISTRY)
+BREAKER: Final = Gauge(
+    "memory_breaker_open", "1 while an upstream is not asked", ["upstream"], registry=REGISTRY
+)
 TOKENS: Final = Counter("memory_tokens_total", "Tokens used at providers", ["purpose"], registry=REGISTRY)
 FACTS: Final = Counter("memory_facts_total", "What became of extracted facts", ["event"], registry=REGISTRY)
 REDACTIONS: Final = Counter("memory_redactions_total", "Secrets and numbers removed", registry=REGISTRY)
@@ -32,7 +57,9 @@ QUEUE: Final = Gauge("memory_queue_depth", "Jobs that wait", ["kind"], registry=
 QUEUE_AGE: Final = Gauge("memory_queue_oldest_seconds", "Age of the oldest waiting job", registry=REGISTRY)
 OUTBOX: Final = Gauge("memory_outbox_depth", "Vectors that Qdrant does not have yet", registry=REGISTRY)
 OUTBOX_AGE: Final = Gauge("memory_outbox_oldest_seconds", "Age of the oldest of them", registry=REGISTRY)
-CLEANED: Final = Counter("memory_cleanup_rows_total", "Rows removed by cleanups", ["table"], registry=REGISTRY)
+CLEANED: Final = Counter(
+    "memory_cleanup_rows_total", "Rows removed by cleanups", ["table"], registry=REGISTRY
+)
 
 
 def exposition() -> bytes:

@@ -52,7 +52,13 @@ COLLECTION: Final[dict[str, Any]] = {
     },
 }
 INDEXES: Final[dict[str, dict[str, Any]]] = {
-    "client_id": {"type": "integer", "lookup": True, "range": False, "is_principal": True, "memory": "pinned"},
+    "client_id": {
+        "type": "integer",
+        "lookup": True,
+        "range": False,
+        "is_principal": True,
+        "memory": "pinned",
+    },
     "source_type": {"type": "keyword", "enable_hnsw": False, "memory": "cold"},
     "content": {
         "type": "text",
@@ -138,7 +144,9 @@ class Qdrant:
                 for point in result["points"]
             ]
         except (KeyError, TypeError, ValueError) as error:
-            raise UpstreamError("qdrant", "garbage", f"Qdrant answered points of another shape: {error}") from None
+            raise UpstreamError(
+                "qdrant", "garbage", f"Qdrant answered points of another shape: {error}"
+            ) from None
 
     async def upsert(self, points: Sequence[Point], collection: str | None = None) -> None:
         """Writes points and waits until they can be found."""
@@ -251,4 +259,6 @@ def point(row: Mapping[str, Any]) -> Point:
 def _completed(result: object) -> None:
     status = result.get("status") if isinstance(result, dict) else None
     if status != "completed":
-        raise UpstreamError("qdrant", "unfinished", f"Qdrant reports {status!r} for a write that was to complete")
+        raise UpstreamError(
+            "qdrant", "unfinished", f"Qdrant reports {status!r} for a write that was to complete"
+        )

@@ -70,7 +70,10 @@ class Reconciler:
                 wait_s=2.0,
             )
         log.warning(
-            "Qdrant has %d points, PostgreSQL %d: %d differences go into the outbox", found, wanted, len(differing)
+            "Qdrant has %d points, PostgreSQL %d: %d differences go into the outbox",
+            found,
+            wanted,
+            len(differing),
         )
         return len(differing)
 
@@ -144,7 +147,9 @@ class Reconciler:
         if before is None:  # the declared collection stays, empty: a deploy looks for it
             await self._qdrant.create(self._qdrant.name)
         await self._database.run(
-            lambda connection: system_rows.set_index_state(connection, "collection", fresh), system=True, wait_s=2.0
+            lambda connection: system_rows.set_index_state(connection, "collection", fresh),
+            system=True,
+            wait_s=2.0,
         )
         return {
             "collection": fresh,

@@ -87,8 +87,8 @@ class NewEntry:
 
 
 _PROFILE_COLUMNS = "id, user_id, full_name, email, tags, metadata, created_at, updated_at"
-_FIND_BY_ID = f"SELECT {_PROFILE_COLUMNS} FROM client_profiles WHERE id = %s"  # noqa: S608 (constants only)
-_FIND_BY_USER = f"SELECT {_PROFILE_COLUMNS} FROM client_profiles WHERE user_id = %s"  # noqa: S608
+_FIND_BY_ID = f"SELECT {_PROFILE_COLUMNS} FROM client_profiles WHERE id = %s"
+_FIND_BY_USER = f"SELECT {_PROFILE_COLUMNS} FROM client_profiles WHERE user_id = %s"
 
 
 async def find_client(connection: Connection, client: int | str, create: bool) -> ProfileRow:
@@ -145,9 +145,7 @@ class ClientRows:
 
     # -- recall
 
-    async def reads(
-        self, profile: ProfileRow, query: str, sessions: Sequence[str], episodes: int
-    ) -> Reads:
+    async def reads(self, profile: ProfileRow, query: str, sessions: Sequence[str], episodes: int) -> Reads:
         """Everything for an assemble but the messages, in one round trip."""
         values = {
             "client": self.client_id,
@@ -678,7 +676,9 @@ class ClientRows:
         await self._do(
             "DELETE FROM memory_entries WHERE client_id = %(client)s AND episode_id = %(id)s", values
         )
-        return await self._do("DELETE FROM episodes WHERE client_id = %(client)s AND id = %(id)s", values) == 1
+        return (
+            await self._do("DELETE FROM episodes WHERE client_id = %(client)s AND id = %(id)s", values) == 1
+        )
 
     async def update_profile(self, changes: Mapping[str, object]) -> ProfileRow:
         """Changes the given columns of the profile."""
@@ -727,7 +727,7 @@ class ClientRows:
         found = {}
         for table in FORGOTTEN_TABLES:
             row = await self._one(
-                f"SELECT count(*) AS n FROM {table} WHERE client_id = %(client)s",  # noqa: S608 (constants)
+                f"SELECT count(*) AS n FROM {table} WHERE client_id = %(client)s",
                 {},
             )
             found[table] = int(row["n"]) if row else 0

@@ -71,7 +71,9 @@ class Deadline:
 class Retrieval:
     """The searches and how they are put together."""
 
-    def __init__(self, settings: Settings, database: Database, embedder: Embedder, qdrant: Qdrant | None) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, embedder: Embedder, qdrant: Qdrant | None
+    ) -> None:
         self._settings = settings
         self._database = database
         self._embedder = embedder
@@ -150,9 +152,7 @@ class Retrieval:
         metrics.STAGES.labels("fuse").observe(time.perf_counter() - started)
         return chosen
 
-    async def show(
-        self, client_id: int, ranked: list[Ranked], limit: int, deadline: Deadline
-    ) -> list[Found]:
+    async def show(self, client_id: int, ranked: list[Ranked], limit: int, deadline: Deadline) -> list[Found]:
         """The best `limit` candidates with their texts, as PostgreSQL has them now and without repetitions."""
         if not ranked:
             return []
@@ -205,4 +205,3 @@ class Retrieval:
             embedding.cancel()
         near = await self.near(client_id, vector, deadline, degraded) if vector else {}
         return await self.show(client_id, self.rank(lexical, near), limit, deadline), degraded.reasons
-

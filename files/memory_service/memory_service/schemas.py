@@ -119,7 +119,9 @@ class AssembleResponse(BaseModel):
     recent_episodes: list[EpisodeOut]
     facts: list[FactOut]
     working_state: list[StateOut]
-    context: str = Field(description="Ready to inject: fenced, within the token budget, empty if nothing fits")
+    context: str = Field(
+        description="Ready to inject: fenced, within the token budget, empty if nothing fits"
+    )
     context_tokens: int
     degraded: list[str]
     request_id: str
@@ -190,7 +192,9 @@ class ClientIn(Request):
 
     full_name: Annotated[str, StringConstraints(max_length=255)] | None = None
     email: Annotated[str, StringConstraints(max_length=320)] | None = None
-    tags: Annotated[list[Annotated[str, StringConstraints(max_length=64)]], Field(max_length=64)] | None = None
+    tags: Annotated[list[Annotated[str, StringConstraints(max_length=64)]], Field(max_length=64)] | None = (
+        None
+    )
     metadata: dict[str, JsonValue] | None = None
 
 

@@ -88,7 +88,9 @@ def build(settings: Settings) -> Service:
     api: ApiEmbedder | None = None
     if settings.embedding_base_url:
         headers = _bearer(settings.embedding_api_key.get_secret_value())
-        provider = Upstream("embeddings", settings.embedding_base_url, headers, max(10.0, settings.embedding_timeout_s))
+        provider = Upstream(
+            "embeddings", settings.embedding_base_url, headers, max(10.0, settings.embedding_timeout_s)
+        )
         embedder = api = ApiEmbedder(provider, settings.embedding_model, VECTOR_SIZE)
     else:
         embedder = StaticEmbedder(VECTOR_SIZE)
@@ -109,4 +111,3 @@ def build(settings: Settings) -> Service:
         cleaner=Cleaner(settings, database, qdrant),
         forgetter=Forgetter(database, qdrant),
     )
-

@@ -31,7 +31,9 @@ class Job:
     payload: dict[str, Any]
 
 
-async def claim(connection: Connection, kinds: Sequence[str], lease_s: float, job_id: int | None) -> Job | None:
+async def claim(
+    connection: Connection, kinds: Sequence[str], lease_s: float, job_id: int | None
+) -> Job | None:
     """Leases the next due job, or a certain one; jobs whose lease ran out are due again."""
     row = await (
         await connection.execute(
@@ -92,7 +94,8 @@ async def unfinished(connection: Connection, kind: str) -> int | None:
     """A job of this kind that is not finished, if there is one."""
     row = await (
         await connection.execute(
-            "SELECT id FROM jobs WHERE kind = %s AND status IN ('queued', 'running') ORDER BY id LIMIT 1", (kind,)
+            "SELECT id FROM jobs WHERE kind = %s AND status IN ('queued', 'running') ORDER BY id LIMIT 1",
+            (kind,),
         )
     ).fetchone()
     return None if row is None else int(row["id"])
@@ -113,9 +116,7 @@ async def job(connection: Connection, job_id: int) -> Row | None:
 
 async def try_lock(connection: Connection, lock: int) -> bool:
     """Takes a lock for the rest of the transaction unless somebody has it."""
-    row = await (
-        await connection.execute("SELECT pg_try_advisory_xact_lock(%s) AS got", (lock,))
-    ).fetchone()
+    row = await (await connection.execute("SELECT pg_try_advisory_xact_lock(%s) AS got", (lock,))).fetchone()
     return bool(row and row["got"])
 
 
@@ -240,7 +241,9 @@ async def unembedded(connection: Connection, model: str, limit: int) -> list[Row
     return await cursor.fetchall()
 
 
-async def store_vectors(connection: Connection, vectors: Mapping[uuid.UUID, Sequence[float]], model: str) -> None:
+async def store_vectors(
+    connection: Connection, vectors: Mapping[uuid.UUID, Sequence[float]], model: str
+) -> None:
     """Stores vectors, whoever's they are."""
     async with connection.cursor() as cursor:
         await cursor.executemany(

@@ -159,7 +159,9 @@ class Upstream:
         try:
             return response.json()
         except ValueError:
-            raise UpstreamError(self.name, "garbage", f"{self.name} answered something that is not JSON") from None
+            raise UpstreamError(
+                self.name, "garbage", f"{self.name} answered something that is not JSON"
+            ) from None
 
     async def close(self) -> None:
         """Closes the connections."""

@@ -30,7 +30,7 @@ from memory_service.settings import Settings
 from memory_service.system_rows import Job
 
 log = logging.getLogger(__name__)
-LEASE_S: Final = 90.0
+LEASE_S: Final = 20.0  # kept alive while the work goes on; how long the work of a dead process waits
 EXTRACTORS: Final = 2
 OUTBOX_BATCH: Final = 128
 IDLE_S: Final = 2.0
@@ -186,7 +186,9 @@ class Worker:
         try:
             if job.kind == "reindex":
                 if self._reconciler is None:
-                    raise UpstreamError("qdrant", "unused", "no Qdrant is configured: there is nothing to reindex")
+                    raise UpstreamError(
+                        "qdrant", "unused", "no Qdrant is configured: there is nothing to reindex"
+                    )
                 result = await self._with_lease(job, self._reconciler.reindex())
             else:
                 result = await self._with_lease(job, self._extract(job))
@@ -209,7 +211,9 @@ class Worker:
                 if done:
                     return task.result()
                 await self._database.run(
-                    lambda connection: system_rows.extend(connection, job.id, LEASE_S), system=True, wait_s=2.0
+                    lambda connection: system_rows.extend(connection, job.id, LEASE_S),
+                    system=True,
+                    wait_s=2.0,
                 )
         finally:
             task.cancel()
@@ -304,9 +308,7 @@ class Worker:
         if self._extractor is None or not users:
             return Extraction([], "", [], {})
         await self.check_budget("chat", self._settings.llm_daily_tokens)
-        extraction = await self._extractor.extract(
-            "\n\n".join(users), answers[-1] if answers else "", known
-        )
+        extraction = await self._extractor.extract("\n\n".join(users), answers[-1] if answers else "", known)
         await self.spent("chat", extraction.tokens)
         return extraction
 

@@ -171,7 +171,9 @@ class Writer:
                 earlier = await rows.episode_by_hash(turn.conversation_hash)
                 if earlier is None:
                     raise StoreUnavailable("the same turn is being forgotten at this moment: try again")
-                return Committed(profile.id, earlier["id"], earlier["job_id"], saved, earlier["answer"], False)
+                return Committed(
+                    profile.id, earlier["id"], earlier["job_id"], saved, earlier["answer"], False
+                )
             if turn.probe:
                 return Committed(profile.id, episode, None, False, None, True)
             await rows.add_messages(
