@@ -68,6 +68,13 @@ def _storage() -> list[str]:
     return ["--root", str(root / driver), "--runroot", str(running), "--storage-driver", driver]
 
 
+def _scratch() -> Path:
+    """Where half-made things lie, so that those of a killed build can be found and removed."""
+    directory = paths.cache_dir() / "building"
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
 def _open_files() -> str:
     """As many open files as this laptop grants, up to what any build needs: npm opens thousands at once."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -115,6 +122,7 @@ def _has(image: str) -> bool:
 
 def clear_leftovers() -> None:
     """Remove what a killed build left, and bases and tools that no recipe uses any more."""
+    shutil.rmtree(_scratch(), ignore_errors=True)
     buildah("rm", "--all", purpose="remove working containers of an earlier build")
     buildah("rmi", "--prune", "--force", purpose="remove unnamed images of an earlier build")
     current = {tools_image(), *(_base_image(base) for base in BASES.values())}
@@ -133,7 +141,7 @@ def _ensure_base(base: Base) -> str:
         return image
     began = time.monotonic()
     say(f"base {base.suite}: making it with mmdebstrap ...")
-    with tempfile.TemporaryDirectory(prefix="base-", dir=paths.cache_dir()) as scratch:
+    with tempfile.TemporaryDirectory(prefix="base-", dir=_scratch()) as scratch:
         archive = Path(scratch) / "root.tar"
         run(
             [
@@ -173,7 +181,7 @@ def _bind_mounts(recipe: Recipe) -> list[str]:
 
 
 def _build(recipe: Recipe, image: str, arguments: dict[str, str], labels: dict[str, str], log: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix=f"context-{recipe.name}-") as scratch:
+    with tempfile.TemporaryDirectory(prefix=f"context-{recipe.name}-", dir=_scratch()) as scratch:
         for name, file in context_files(recipe):
             target = Path(scratch) / name
             target.parent.mkdir(parents=True, exist_ok=True)
