@@ -26,9 +26,12 @@ from memory_service.extraction import check, supported
 from memory_service.fusion import Weights, adjusted, best, duplicates, fingerprint, fuse, relevant, scaled
 from memory_service.hygiene import clean, luhn, reads_like_instructions, redact, without_memory
 from memory_service.lexical import LexicalScore, Posting, score
+from memory_service.qdrant import COLLECTION, INDEXES
 from memory_service.rendering import Section, estimate_tokens, render
 from memory_service.static_embedding import StaticModel
 from memory_service.upstream import Breaker, RetryBudget
+from tasks.qdrant import INDEXES as DECLARED_INDEXES
+from tasks.qdrant import collection_body
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -372,3 +375,11 @@ def test_the_embedded_model_knows_what_is_related() -> None:
         near("the puppy barked", "a dog was barking") > near("the puppy barked", "interest rates rose") + 0.2
     )
     assert len(model.embed("")) == 1536 and model.embed("🦜 Ω") != model.embed("")
+
+
+# -- the collection
+
+
+def test_the_service_would_make_the_collection_that_the_deploy_declares() -> None:
+    assert collection_body(1, 1) == COLLECTION
+    assert DECLARED_INDEXES == INDEXES
