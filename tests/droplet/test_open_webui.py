@@ -164,6 +164,11 @@ def said(answer):
     return answer.json["choices"][0]["message"]["content"]
 
 
+def recalled(token, model, question, answer):
+    """Ask until the answer comes. On a busy machine a recall may miss its 2 s, and the chat goes on without."""
+    wait_until(repr(answer), lambda: said(complete(token, model, question)) == answer)
+
+
 # -- the machine ----------------------------------------------------------------------------------
 
 
@@ -256,7 +261,7 @@ def test_a_turn_is_in_both_stores_once_and_for_its_client_only(host, client, tok
 def test_a_second_user_asking_the_same_gets_nothing(host, token, stranger, model, word):
     assert said(complete(token, model, f"My {word} is a grey owl.")).startswith("Noted")
     remembered(host, word)
-    assert said(complete(token, model, f"What is my {word}?")) == f"Your {word} is a grey owl."
+    recalled(token, model, f"What is my {word}?", f"Your {word} is a grey owl.")
     assert said(complete(stranger, model, f"What is my {word}?")) == f"I do not know your {word}."
 
 
@@ -264,7 +269,7 @@ def test_a_program_with_an_api_key_recalls_streaming_and_not(host, token, model,
     key = http("POST", f"{SITE}/api/v1/auths/api_key", token=token).json["api_key"]
     assert said(complete(key, model, f"My {word} is a barn owl.")).startswith("Noted")
     remembered(host, word)
-    assert said(complete(key, model, f"What is my {word}?")) == f"Your {word} is a barn owl."
+    recalled(key, model, f"What is my {word}?", f"Your {word} is a barn owl.")
     streamed = complete(key, model, f"What is my {word}?", stream=True)
     pieces = [json.loads(line[6:]) for line in streamed.text.splitlines() if line.startswith("data: {")]
     text = "".join(p["choices"][0]["delta"].get("content") or "" for p in pieces if p.get("choices"))
@@ -366,7 +371,7 @@ def test_the_chat_goes_on_without_memory_and_the_turns_are_written_later(
     finally:
         assert host.run(mend_it).rc == 0, f"failed: {mend_it}"
     assert remembered(host, late, 180)[0][2] == "a jackdaw"
-    assert said(complete(token, model, f"What is my {late}?")) == f"Your {late} is a jackdaw."
+    recalled(token, model, f"What is my {late}?", f"Your {late} is a jackdaw.")
     spool = "/var/lib/memory-droplet/open-webui/data/memory-spool"
     wait_until("an empty spool", lambda: host.check_output(f"find {spool} -name '*.json'") == "", 180)
 
