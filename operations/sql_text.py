@@ -83,15 +83,6 @@ ask() {
 }
 """.replace("APPLIED_DIR", names.APPLIED_DIR)
 
-# After _READY: $3 query.
-QUERY: Final = (
-    _READY
-    + r"""
-printf '%s' "$3" | ask postgres || gone
-exit 0
-"""
-)
-
 # After _READY: $3 database, $4 query. A database that is absent answers {}.
 QUERY_DATABASE: Final = (
     _READY
@@ -254,7 +245,9 @@ def database_changes(
     """Statements, to be run inside an existing database, that make it as declared."""
     name = identifier(database)
     statements = []
-    if found.get("owner") != owner:
+    # A new owner takes over what the old one was granted, so grants are made again.
+    moved = found.get("owner") != owner
+    if moved:
         statements.append(f"ALTER DATABASE {name} OWNER TO {identifier(owner)};")
     present = found.get("extensions")
     for extension in checked_extensions(extensions):
@@ -274,12 +267,12 @@ def database_changes(
         granted = found.get("connect")
         wanted = {owner, *connect}
         has = {str(role) for role in granted} if isinstance(granted, list) else set()
-        for role in sorted(wanted - has):
+        for role in sorted(wanted if moved else wanted - has):
             statements.append(f"GRANT CONNECT, TEMPORARY ON DATABASE {name} TO {identifier(role)};")
         for role in sorted(has - wanted):
             statements.append(f"REVOKE ALL ON DATABASE {name} FROM {identifier(role)};")
     creating = found.get("create")
-    may_create = {str(role) for role in creating} if isinstance(creating, list) else set()
+    may_create = {str(role) for role in creating} if isinstance(creating, list) and not moved else set()
     for role in sorted(set(create) - may_create):
         statements.append(f"GRANT CREATE ON DATABASE {name} TO {identifier(role)};")
     return statements
