@@ -16,8 +16,8 @@ UNIT = names.unit(COMPONENT)
 FILES = Path(__file__).parent.parent / "files" / COMPONENT
 
 #: New SSH connections a caller may open: enough for a deploy beside a test run, too few for guessing.
-SSH_PER_MINUTE = 60
-SSH_BURST = 120
+SSH_PER_MINUTE = 120
+SSH_BURST = 300
 
 
 @deploy("Firewall")

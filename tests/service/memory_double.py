@@ -9,6 +9,11 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
+def refused(code: str, message: str) -> dict[str, object]:
+    """A refusal in the shape of the memory service."""
+    return {"error": {"code": code, "message": message}}
+
+
 class MemoryDouble:
     """Answers /v1/assemble, /v1/writeback and /v1/cleanup; ``tokens`` are the bearer tokens it takes."""
 
@@ -61,23 +66,23 @@ class MemoryDouble:
         self, path: str, raw: bytes, authorization: str
     ) -> tuple[int, dict[str, object], dict[str, str]]:
         if authorization.removeprefix("Bearer ") not in self.tokens:
-            return 401, {"detail": "wrong token"}, {}
+            return 401, refused("unauthorized", "wrong token"), {}
         time.sleep(self.delay_s)
         if self.fail_with is not None:
             headers = {"Retry-After": "7"} if self.fail_with == 503 else {}
-            return self.fail_with, {"detail": f"told to fail with {self.fail_with}"}, headers
+            return self.fail_with, refused("failing", f"told to fail with {self.fail_with}"), headers
         try:
             body = json.loads(raw)
         except ValueError:
-            return 400, {"detail": "the body is not JSON"}, {}
+            return 400, refused("invalid", "the body is not JSON"), {}
         if not isinstance(body, dict):
-            return 422, {"detail": "the body is not an object"}, {}
+            return 422, refused("invalid", "the body is not an object"), {}
         with self._lock:
             self.calls.append((path, body))
         if path == "/v1/cleanup":
             return 200, {"success": True, "deleted": {"facts": 3}, "execution_time_ms": 4}, {}
         if "client_id" not in body:
-            return 422, {"detail": [{"loc": ["body", "client_id"], "msg": "field required"}]}, {}
+            return 422, refused("invalid", "client_id: Field required"), {}
         if path == "/v1/assemble":
             return 200, {
                 "client_id": body["client_id"], "profile": {"name": "Zoë", "tags": [], "metadata": None},

@@ -24,7 +24,7 @@ QDRANT_KEY = "qdrant-key-0123456789abcdefghijk"
 ROOT = Path(__file__).parents[2]
 
 
-def until(condition: object, what: str, seconds: float = 20.0) -> None:
+def until(condition: object, what: str, seconds: float = 60.0) -> None:
     """Waits for a condition (a callable), failing with what was waited for."""
     assert callable(condition)
     deadline = time.monotonic() + seconds

@@ -97,6 +97,13 @@ def is_answer(answer: Answer) -> bool:
     )
 
 
+def code(answer: Answer) -> object:
+    """The code of the error that an answer tells."""
+    error = answer.json()["error"]
+    assert isinstance(error, dict), answer
+    return error["code"]
+
+
 def wait_for(condition: Callable[[], bool], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -154,7 +161,7 @@ def test_a_body_that_the_service_refuses_comes_back_with_its_status_and_reason(
 ) -> None:
     answer = server.webhook(path, {"query": "whose?"})
     assert (answer.status, answer.json()) == (
-        422, {"detail": [{"loc": ["body", "client_id"], "msg": "field required"}]},
+        422, {"error": {"code": "invalid", "message": "client_id: Field required"}},
     )  # fmt: skip
 
 
@@ -178,10 +185,12 @@ def test_a_failure_of_the_service_becomes_json_with_the_right_status(
     assert answer.headers["x-memory-workflow"] == "memory-writeback"
     if error:
         assert answer.json() == {
-            "error": error, "message": f"The memory service answered with status {service_status}.",
+            "error": {"code": error, "message": f"The memory service answered with status {service_status}."}
         }  # fmt: skip
     else:
-        assert answer.json() == {"detail": f"told to fail with {service_status}"}
+        assert answer.json() == {
+            "error": {"code": "failing", "message": f"told to fail with {service_status}"}
+        }
     if status >= 500:
         assert answer.headers["retry-after"] == ("7" if service_status == 503 else "2")
     assert SERVICE_TOKEN not in answer.text and WEBHOOK_TOKEN not in answer.text
@@ -193,7 +202,7 @@ def test_a_hanging_service_is_a_504_within_the_deadline(
 ) -> None:
     service.delay_s = deadline_s + 1
     answer = server.webhook(path, ASSEMBLE)
-    assert (answer.status, answer.json()["error"]) == (504, "memory_service_timeout")
+    assert (answer.status, code(answer)) == (504, "memory_service_timeout")
     assert answer.seconds < deadline_s
 
 
@@ -203,7 +212,7 @@ def test_a_stopped_service_is_a_503_and_its_return_needs_nothing_of_n8n(
     service.stop()
     try:
         answer = server.webhook("memory/assemble", ASSEMBLE)
-        assert (answer.status, answer.json()["error"]) == (503, "memory_service_unreachable")
+        assert (answer.status, code(answer)) == (503, "memory_service_unreachable")
         assert answer.headers["retry-after"] == "2"
     finally:
         service.start(service.port)
@@ -225,7 +234,7 @@ def test_an_alert_is_recorded_once_and_its_repetitions_are_counted(server: Dropl
 
 def test_what_is_no_alert_is_refused(server: Droplet) -> None:
     answer = server.webhook("alerts", {"nothing": "in here"})
-    assert (answer.status, answer.json()["error"]) == (422, "not_an_alert")
+    assert (answer.status, code(answer)) == (422, "not_an_alert")
 
 
 def test_the_cleanup_is_registered_for_two_at_night_and_runs_by_hand(
