@@ -8,7 +8,7 @@ from pyinfra.api.exceptions import OperationError
 from operations import sql_database, sql_migrations, sql_role
 from operations.facts import SqlAnswer
 from operations.migration_plan import applied_query, ordered_migrations
-from operations.sql_text import QUERY_DATABASE, QUERY_ROLE
+from operations.sql_scripts import QUERY_DATABASE, QUERY_ROLE
 
 ASK = "# ask Postgres"
 PASSWORD = "correct-horse-battery"
