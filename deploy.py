@@ -4,10 +4,11 @@ Run some of them with `--data only=qdrant,n8n`; print the exact commands of a dr
 `--dry --data plan=1`.
 """
 
-from pyinfra import host
+from pyinfra import host, logger
 
 from operations.plan import print_plan
 from settings.errors import one_sentence
+from settings.pages import pages
 from settings.run import chosen, prepare
 from tasks.base import base
 from tasks.docker import docker
@@ -45,6 +46,9 @@ with one_sentence():
 
 for component in components:
     component()
+
+for line in pages(host.data, f"ssh -F {host.data.ssh_config_file} {host.name}"):
+    host.log(line, logger.info)
 
 if options.plan:
     print_plan()

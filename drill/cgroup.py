@@ -194,8 +194,9 @@ def read_memory(directory: Path, version: Literal[1, 2]) -> Memory:
     if version == 1:
         statistics = _pairs(directory / "memory.stat")
         # v1 counts an OOM kill only in the very group of the victim, so the tree is summed; kills in groups
-        # that are gone are missing.
-        kills = sum(_pairs(each).get("oom_kill", 0) for each in directory.rglob("memory.oom_control"))
+        # that are gone are missing. os.walk passes over a group that ends while it is looked at.
+        groups = (Path(path) for path, _, _ in os.walk(directory))
+        kills = sum(_pairs(group / "memory.oom_control").get("oom_kill", 0) for group in groups)
         return Memory(
             used=max(
                 0, _number(directory / "memory.usage_in_bytes") - statistics.get("total_inactive_file", 0)

@@ -18,6 +18,7 @@ from drill.cgroup import Memory
 from drill.console import say, step
 from drill.errors import BootFailed, NoSuchDroplet
 from drill.records import Record
+from drill.trees import delete_tree
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def remove(name: str) -> bool:
         Whether there was anything to remove.
     """
     records.checked_name(name)
-    if not paths.droplet_dir(name).exists() and network.current() is None:
+    if not paths.droplet_dir(name).exists() and not _files_of_the_wire():
         return False
     with records.only_one():
         record = records.load(name)
@@ -125,7 +126,7 @@ def remove(name: str) -> bool:
         if directory.exists():
             # The record goes last, so that an interrupted removal can be repeated.
             for path in sorted(directory.iterdir(), key=lambda each: each.name == "droplet.json"):
-                path.unlink()
+                delete_tree(path)
             directory.rmdir()
         if not records.load_all():
             _remove_wire()
@@ -156,9 +157,18 @@ def _remove_wire() -> None:
     if wire is not None:
         services.remove(wire)
         network.remove()
+    if network.current() is None:
+        for half_written in _files_of_the_wire():
+            half_written.unlink()
     for directory in (paths.droplets_dir(), paths.state_dir()):
         if directory.is_dir() and not any(directory.iterdir()):
             directory.rmdir()
+
+
+def _files_of_the_wire() -> list[Path]:
+    """Files directly in the state directory: network.json, or one that was being written."""
+    state = paths.state_dir()
+    return [path for path in state.iterdir() if path.is_file()] if state.is_dir() else []
 
 
 def _make(name: str) -> Record:

@@ -21,6 +21,7 @@ from drill import cgroup, network, paths, records
 from drill.console import say
 from drill.errors import DrillError
 from drill.network import Wire
+from drill.trees import delete_tree
 
 OPENAI_DOUBLE: Final = paths.REPOSITORY / "tests/doubles/openai_double.py"
 
@@ -127,12 +128,8 @@ def remove(wire: Wire) -> None:
     for service in (registry(wire), openai_double(wire)):
         service.cells.kill()
         service.cells.remove()
-        service.log.unlink(missing_ok=True)
-        service.note.unlink(missing_ok=True)
-    directory = paths.state_dir() / "services"
-    (directory / "registry.yml").unlink(missing_ok=True)
-    if directory.is_dir():
-        directory.rmdir()
+    # The whole directory: a killed run may have left a file that was being written.
+    delete_tree(paths.state_dir() / "services")
 
 
 def _state_of(program: Path) -> dict[str, object]:

@@ -28,7 +28,7 @@ fi
 umask 077
 t=$(mktemp -- "$dir/.incoming.XXXXXXXX")
 trap 'rm -f -- "$t"' EXIT; trap 'exit 1' HUP INT TERM
-base64 -d > "$t"
+base64 -d > "$t" 2>/dev/null || :
 n=$(wc -c < "$t")
 [ "$n" -eq "$2" ] || fail "upload of $d broke off: $n of $2 bytes arrived; run the deploy again"
 chown -- "$3" "$t"; chmod -- "$4" "$t"; sync -- "$t"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from pyinfra import logger
 from pyinfra.api.command import FileUploadCommand, FunctionCommand, PyinfraCommand, StringCommand
-from pyinfra.api.output import echo
 from pyinfra.api.state import State
 from pyinfra.context import host
 from pyinfra.context import state as context_state
@@ -43,10 +43,10 @@ def print_plan(state: State | None = None, full: bool = False) -> None:
             if not commands:
                 continue
             title = ", ".join(sorted(state.get_op_meta(operation_hash).names))
-            echo(f"{host.print_prefix}{title}", err=True)
+            host.log(title, logger.info)
             for command in commands:
                 for line in described(command, full).splitlines():
-                    echo(f"{host.print_prefix}    {line}", err=True)
+                    host.log(f"    {line}", logger.info)
 
 
 def described(command: PyinfraCommand, full: bool = False) -> str:

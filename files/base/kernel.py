@@ -20,7 +20,8 @@ from plan_apply import STATE_DIR, Difference, Refused, run, serve, succeeds, tex
 
 WANTED = Path("/etc/memory-droplet/base/kernel.json")
 STATE = STATE_DIR / "kernel.json"
-SYSCTL_FILE = Path("/etc/sysctl.d/60-memory-droplet.conf")
+# Last in the order of names: Debian's own protect-links.conf comes after any number.
+SYSCTL_FILE = Path("/etc/sysctl.d/zz-memory-droplet.conf")
 ZRAM_FILE = Path("/etc/systemd/zram-generator.conf")
 ZRAM_UNIT = "systemd-zram-setup@zram0.service"
 SWAP_FILE = Path("/swapfile")

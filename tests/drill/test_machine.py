@@ -22,6 +22,7 @@ FIRST = "drilltest-one"
 SECOND = "drilltest-two"
 KILLED = "drilltest-killed"
 GIB = 2**30
+PATIENT_CURL = "curl -sf --retry 30 --retry-all-errors --retry-delay 1"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -175,7 +176,7 @@ def test_what_the_deploy_sets_survives_a_restart(first):
 def test_docker_in_it_runs_a_container_with_its_limit_and_publishes_a_port(first):
     said(
         first,
-        "export DEBIAN_FRONTEND=noninteractive; apt-get install -y -q --no-install-recommends "
+        "export DEBIAN_FRONTEND=noninteractive; apt-get update -q; apt-get install -y -q --no-install-recommends "
         "docker.io iptables busybox-static",
         timeout_s=600,
     )
@@ -186,7 +187,9 @@ def test_docker_in_it_runs_a_container_with_its_limit_and_publishes_a_port(first
         "docker run -d --name web --network wire --memory 64m --pids-limit 50 --read-only --cap-drop ALL "
         "-p 127.0.0.1:8099:8099 tiny /bin/busybox httpd -f -p 8099 -h /bin",
     )
-    assert "200" in said(first, "curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:8099/busybox")
+    assert "200" in said(
+        first, f"{PATIENT_CURL} -o /dev/null -w '%{{http_code}}' http://127.0.0.1:8099/busybox"
+    )
     limit = (
         "/sys/fs/cgroup/memory/memory.limit_in_bytes"
         if layout().version == 1
@@ -233,10 +236,10 @@ def test_a_neighbour_sees_the_holes_that_a_firewall_has_to_close(first):
 
 def test_two_droplets_meet_on_the_wire_with_their_own_addresses(first, second):
     assert first.address != second.address
-    said(first, "systemd-run -q --unit=who python3 -m http.server 8123 && sleep 1")
+    said(first, "systemd-run -q --unit=who python3 -m http.server 8123")
     said(
         second,
-        f"curl -sf --retry 20 --retry-connrefused --retry-delay 1 -o /dev/null http://{first.address}:8123/",
+        f"{PATIENT_CURL} -o /dev/null http://{first.address}:8123/",
     )
     assert second.address in said(first, "journalctl -u who -o cat")
     assert sorted(droplet.name for droplet in machine.running()) == [FIRST, SECOND]
@@ -314,11 +317,7 @@ def traces(wire, *droplets):
         ],
         "packet filter rules": mine(output("iptables-save")),
         "control groups": mine(str(path) for path in Path("/sys/fs/cgroup").glob("*/drill*")),
-        "processes": mine(
-            path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            for path in Path("/proc").glob("[0-9]*/cmdline")
-            if path.parent.name != str(os.getpid()) and _readable(path)
-        ),
+        "processes": mine(_command_lines()),
         "mounts": mine(Path("/proc/mounts").read_text().splitlines()),
         "network namespaces": mine(output("ip", "netns")),
         "runtime files": mine(str(path) for path in Path("/run/systemd/nspawn").rglob("*")),
@@ -331,12 +330,12 @@ def traces(wire, *droplets):
     }
 
 
-def _readable(path):
-    try:
-        path.read_bytes()
-    except OSError:
-        return False
-    return True
+def _command_lines():
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            yield path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:  # it ended while we looked
+            continue
 
 
 def test_down_leaves_the_other_droplet_alone(first, second):

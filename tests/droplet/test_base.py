@@ -96,7 +96,7 @@ def test_our_directories_have_their_modes(host, path, mode):
 
 
 def test_kernel_settings_that_can_be_had_are_in_force(host):
-    lines = host.file("/etc/sysctl.d/60-memory-droplet.conf").content_string.splitlines()
+    lines = host.file("/etc/sysctl.d/zz-memory-droplet.conf").content_string.splitlines()
     wanted = dict(line.split(" = ") for line in lines if not line.startswith("#"))
     assert wanted["net.ipv4.conf.all.accept_redirects"] == "0"
     for name, value in wanted.items():

@@ -164,6 +164,11 @@ def said(answer):
     return answer.json["choices"][0]["message"]["content"]
 
 
+def recalled(token, model, question, answer):
+    """Ask until the answer comes. On a busy machine a recall may miss its 2 s, and the chat goes on without."""
+    wait_until(repr(answer), lambda: said(complete(token, model, question)) == answer)
+
+
 # -- the machine ----------------------------------------------------------------------------------
 
 
@@ -226,14 +231,15 @@ def test_the_client_has_a_user_groups_and_a_profile_with_its_tags(host, client, 
 # -- it remembers ---------------------------------------------------------------------------------
 
 
-def test_a_person_in_a_browser_is_remembered_in_the_next_chat(droplet, host, client, client_password, word):
+def test_a_person_in_a_browser_is_remembered_in_the_next_chat(droplet, host, client, client_password):
+    boat = f"Kestrel {random_source.randbelow(9000) + 1000}"
     with person(SITE, ARTEFACTS, f"MAP *.{DOMAIN} {droplet.address}", ignore_certificates=True) as ada:
         ada.sign_in(client["email"], client_password)
-        ada.say(f"My {word} is a red kite.", expect="Noted")
+        ada.say(f"My boat is called {boat}.", expect="Noted")
         ada.picture("open-webui-told")
-        remembered(host, word)
+        wait_until("the boat as a fact", lambda: boat in [value for _, _, value in facts(host, "boat")], 60)
         ada.new_chat()
-        ada.say(f"What is my {word}?", expect=f"Your {word} is a red kite")
+        ada.say("What is my boat called?", expect=f"Your boat is {boat}")
         ada.picture("open-webui-remembered")
         assert "user_memory" not in ada.page_text()
 
@@ -255,7 +261,7 @@ def test_a_turn_is_in_both_stores_once_and_for_its_client_only(host, client, tok
 def test_a_second_user_asking_the_same_gets_nothing(host, token, stranger, model, word):
     assert said(complete(token, model, f"My {word} is a grey owl.")).startswith("Noted")
     remembered(host, word)
-    assert said(complete(token, model, f"What is my {word}?")) == f"Your {word} is a grey owl."
+    recalled(token, model, f"What is my {word}?", f"Your {word} is a grey owl.")
     assert said(complete(stranger, model, f"What is my {word}?")) == f"I do not know your {word}."
 
 
@@ -263,7 +269,7 @@ def test_a_program_with_an_api_key_recalls_streaming_and_not(host, token, model,
     key = http("POST", f"{SITE}/api/v1/auths/api_key", token=token).json["api_key"]
     assert said(complete(key, model, f"My {word} is a barn owl.")).startswith("Noted")
     remembered(host, word)
-    assert said(complete(key, model, f"What is my {word}?")) == f"Your {word} is a barn owl."
+    recalled(key, model, f"What is my {word}?", f"Your {word} is a barn owl.")
     streamed = complete(key, model, f"What is my {word}?", stream=True)
     pieces = [json.loads(line[6:]) for line in streamed.text.splitlines() if line.startswith("data: {")]
     text = "".join(p["choices"][0]["delta"].get("content") or "" for p in pieces if p.get("choices"))
@@ -278,10 +284,12 @@ def test_the_same_api_call_again_is_the_same_episode(host, token, model, word):
     for _ in range(3):
         complete(token, model, f"My {word} is a snipe.")
     remembered(host, word)
-    complete(token, model, f"And my other{word} is a crane.")
-    remembered(host, f"other{word}")  # the queue has moved past the repetitions
-    assert len(facts(host, f"_{word}") + [f for f in facts(host, word) if not f[1].startswith("other")]) == 1
-    assert len(sql(host, f"SELECT 1 FROM memory.memory_entries WHERE content = 'My {word} is a snipe.'")) == 1
+    later = f"later{random_source.token_hex(4)}"
+    complete(token, model, f"My {later} is a crane.")
+    remembered(host, later)  # what was sent after the repetitions has arrived
+    assert len(facts(host, word)) == 1
+    assert len(episodes(host, word)) == 1
+    assert [role for _, _, role in entries(host, word)] == ["user", "assistant"]
 
 
 def test_a_regenerated_answer_doubles_no_fact(host, token, model, word):
@@ -328,34 +336,42 @@ def answers_without_memory(token, model, word, at_most_s):
 
 
 @pytest.mark.parametrize(
-    ("what", "break_it", "mend_it"),
+    ("break_it", "mend_it"),
     [
-        ("n8n stopped", "systemctl stop droplet-n8n", "systemctl start droplet-n8n"),
-        ("n8n hanging", "docker pause n8n", "docker unpause n8n"),
-        ("the memory service stopped", "systemctl stop memory-service", "systemctl start memory-service"),
-        (
-            "Postgres closed to the memory",
+        pytest.param("systemctl stop droplet-n8n", "systemctl start droplet-n8n", id="n8n stopped"),
+        pytest.param("docker pause n8n", "docker unpause n8n", id="n8n hanging"),
+        pytest.param(
+            "systemctl stop memory-service.socket memory-service.service",
+            "systemctl start memory-service.socket memory-service.service",
+            id="memory service stopped",
+        ),
+        pytest.param(
+            "systemctl kill --signal STOP memory-service.service",
+            "systemctl kill --signal CONT memory-service.service",
+            id="memory service hanging",
+        ),
+        pytest.param(
             f"{SQL} -c 'ALTER ROLE memory NOLOGIN' "
             "-c \"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'memory'\" < /dev/null",
             f"{SQL} -c 'ALTER ROLE memory LOGIN' < /dev/null",
+            id="Postgres closed to the memory",
         ),
     ],
-    ids=lambda value: value if " " in value and "/" not in value and "systemctl" not in value else "",
 )
 def test_the_chat_goes_on_without_memory_and_the_turns_are_written_later(
-    host, token, model, word, what, break_it, mend_it
+    host, token, model, word, break_it, mend_it
 ):
     assert said(complete(token, model, f"My {word} is a raven.")).startswith("Noted")
     remembered(host, word)
-    assert host.run(break_it).rc == 0, f"could not bring about: {what}"
+    assert host.run(break_it).rc == 0, f"failed: {break_it}"
     try:
         answers_without_memory(token, model, word, ASSEMBLE_TIMEOUT_S + 2.0)
         late = f"late{word}"
         assert said(complete(token, model, f"My {late} is a jackdaw.")).startswith("Noted")
     finally:
-        assert host.run(mend_it).rc == 0, f"could not mend: {what}"
+        assert host.run(mend_it).rc == 0, f"failed: {mend_it}"
     assert remembered(host, late, 180)[0][2] == "a jackdaw"
-    assert said(complete(token, model, f"What is my {late}?")) == f"Your {late} is a jackdaw."
+    recalled(token, model, f"What is my {late}?", f"Your {late} is a jackdaw.")
     spool = "/var/lib/memory-droplet/open-webui/data/memory-spool"
     wait_until("an empty spool", lambda: host.check_output(f"find {spool} -name '*.json'") == "", 180)
 

@@ -148,7 +148,7 @@ def test_secrets_and_card_numbers_never_reach_a_store(client: httpx.Client, stac
     number = ask(client, user, "x")["client_id"]
     dump = ""
     for table in ("memory_entries", "episodes", "working_state", "memory_facts", "jobs"):
-        dump += str(stack.rows(f"SELECT to_jsonb(m) FROM memory.{table} m", client=number))  # noqa: S608
+        dump += str(stack.rows(f"SELECT to_jsonb(m) FROM memory.{table} m", client=number))
     assert "4111" not in dump and "hunter2" not in dump and "[card number removed]" in dump
     assert "hunter2" not in stack.service.log.read_text()
 

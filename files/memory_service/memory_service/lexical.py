@@ -1,7 +1,8 @@
 """BM25 over a message together with its neighbours, from postings alone.
 
 A message of a chat rarely repeats what it answers: "Biscuit!" is found by the question before it. So a
-message is scored twice, by its own words and by the words of the window of three around it.
+message is scored by its own words, by those of the three and of the five messages around it, and by those of
+its whole chat.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Final
 
 K1: Final = 1.2
 B: Final = 0.75
+CHAT_BITS: Final = 20  # slot = chat * 2^20 + position
+CHAT_K: Final = 2.0
 _POSTING = struct.Struct(">qhh")  # slot, term frequency, length of the message in words
 
 # Words that carry a greeting or thanks and nothing to look for.
@@ -39,10 +42,13 @@ class Posting:
 
 @dataclass(frozen=True)
 class LexicalScore:
-    """BM25 of a message alone and with its neighbours, and the share of the query's weight it matches."""
+    """BM25 of a message alone, of three and of five messages around it, of its chat; and the share of the
+    query's weight that the three match."""
 
     own: float
     window: float
+    wide: float
+    chat: float
     coverage: float
 
 
@@ -87,26 +93,37 @@ def score(
     everything = sum(weights.values()) * len(terms) / len(weights) or 1.0
     own: dict[int, float] = {}
     window: dict[int, float] = {}
+    wide: dict[int, float] = {}
+    chat: dict[int, float] = {}
     covered: dict[int, float] = {}
-    for term in terms:
-        found = postings.get(term)
-        if not found:
-            continue
-        weight = weights[term]
+    for term, weight in weights.items():
         near: dict[int, int] = {}
-        for posting in found:
-            slot = posting.slot
-            own[slot] = own.get(slot, 0.0) + weight * _saturated(posting.tf, posting.length, average)
+        far: dict[int, int] = {}
+        said: dict[int, int] = {}
+        for posting in postings[term]:
+            slot, tf = posting.slot, posting.tf
+            own[slot] = own.get(slot, 0.0) + weight * _saturated(tf, posting.length, average)
             for beside in (slot - 1, slot, slot + 1):
-                near[beside] = near.get(beside, 0) + posting.tf
+                near[beside] = near.get(beside, 0) + tf
+            for beside in range(slot - 2, slot + 3):
+                far[beside] = far.get(beside, 0) + tf
+            said[slot >> CHAT_BITS] = said.get(slot >> CHAT_BITS, 0) + tf
+        # The length of a neighbour is known only where it matches too; the average stands in for the rest.
         for slot, tf in near.items():
-            # The neighbours' length is known only where they match too; the average stands in for the rest.
-            size = (
-                lengths.get(slot - 1, average) + lengths.get(slot, average) + lengths.get(slot + 1, average)
-            )
+            size = sum(lengths.get(beside, average) for beside in (slot - 1, slot, slot + 1))
             window[slot] = window.get(slot, 0.0) + weight * _saturated(tf, size, 3.0 * average)
             covered[slot] = covered.get(slot, 0.0) + weight
+        for slot, tf in far.items():
+            wide[slot] = wide.get(slot, 0.0) + weight * _saturated(tf, 5.0, 5.0)
+        for number, tf in said.items():
+            chat[number] = chat.get(number, 0.0) + weight * tf / (tf + CHAT_K)
     return {
-        slot: LexicalScore(own.get(slot, 0.0), value, covered[slot] / everything)
+        slot: LexicalScore(
+            own.get(slot, 0.0),
+            value,
+            wide[slot],
+            chat.get(slot >> CHAT_BITS, 0.0),
+            covered[slot] / everything,
+        )
         for slot, value in window.items()
     }

@@ -30,7 +30,7 @@ from memory_service.settings import Settings
 from memory_service.system_rows import Job
 
 log = logging.getLogger(__name__)
-LEASE_S: Final = 90.0
+LEASE_S: Final = 20.0  # kept alive while the work goes on; how long the work of a dead process waits
 EXTRACTORS: Final = 2
 OUTBOX_BATCH: Final = 128
 IDLE_S: Final = 2.0
