@@ -1,10 +1,11 @@
-"""Adding and searching, against mem0 (PyPI `mem0ai`) with the same vector engine and the same embeddings.
+"""Adding and searching, against mem0 (PyPI `mem0ai`) with the same PostgreSQL and the same embeddings.
 
-    uv run --with mem0ai python -m benchmarks.against_mem0 --memories 200
+    uv run --with mem0ai --with psycopg-pool python -m benchmarks.against_mem0 --memories 200
 
-Both write to the Qdrant double and take their vectors from the double of the OpenAI API. mem0 stores with
-`infer=False`, so that no model is asked on either side. What differs in kind: our add is an HTTP call that
-returns when PostgreSQL has committed; mem0's is a function call that returns when Qdrant has the vector.
+Both use one PostgreSQL server and take their vectors from the double of the OpenAI API. mem0 keeps its vectors
+in pgvector, because its Qdrant store asks for sparse vectors, which the double of Qdrant does not serve. It
+stores with `infer=False`, so that no model is asked on either side. What differs in kind: ours are HTTP calls to
+another process and search words and vectors; mem0's are function calls.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from pathlib import Path
 
 from benchmarks.filling import percentiles, question, sentence
 from tests.doubles.openai_double import EMBEDDING_MODEL, serving
-from tests.service.cluster import running_cluster
-from tests.service.stack import QDRANT_KEY, QdrantProcess, ServiceProcess, settings_for
+from tests.service.cluster import Cluster, running_cluster
+from tests.service.stack import QdrantProcess, ServiceProcess, settings_for
 
 
 def timed(calls: int, call: Callable[[int], object]) -> list[float]:
@@ -36,7 +37,7 @@ def timed(calls: int, call: Callable[[int], object]) -> list[float]:
 
 
 def mem0_times(
-    provider: str, qdrant: QdrantProcess, texts: list[str], questions: list[str]
+    provider: str, cluster: Cluster, directory: Path, texts: list[str], questions: list[str]
 ) -> dict[str, list[float]]:
     """mem0's add and search."""
     os.environ["MEM0_TELEMETRY"] = "False"
@@ -44,15 +45,19 @@ def mem0_times(
     try:
         from mem0 import Memory  # type: ignore[import-not-found]
     except ImportError:
-        sys.exit("mem0 is not installed: run with `uv run --with mem0ai python -m benchmarks.against_mem0`")
+        sys.exit(
+            "mem0 is not installed: run with `uv run --with mem0ai --with psycopg-pool python -m benchmarks.against_mem0`"
+        )
     memory = Memory.from_config(
         {
             "vector_store": {
-                "provider": "qdrant",
+                "provider": "pgvector",
                 "config": {
-                    "collection_name": "mem0",
-                    "url": qdrant.url,
-                    "api_key": QDRANT_KEY,
+                    "dbname": "mem0",
+                    "user": "postgres",
+                    "password": "unused",
+                    "host": "127.0.0.1",
+                    "port": cluster.port,
                     "embedding_model_dims": 1536,
                 },
             },
@@ -61,7 +66,7 @@ def mem0_times(
                 "config": {"model": EMBEDDING_MODEL, "openai_base_url": provider, "embedding_dims": 1536},
             },
             "llm": {"provider": "openai", "config": {"model": "double-chat", "openai_base_url": provider}},
-            "history_db_path": str(qdrant.directory / "history.db"),
+            "history_db_path": str(directory / "history.db"),
         }
     )
     turns = [
@@ -115,7 +120,8 @@ def main() -> None:
         service = ServiceProcess(settings_for(cluster, "m", qdrant.url, "", directory, **more), directory)
         service.start()
         ours = our_times(service, texts, questions)
-        theirs = mem0_times(provider, qdrant, texts, questions)
+        cluster.create_database("mem0")
+        theirs = mem0_times(provider, cluster, directory, texts, questions)
         service.stop()
         qdrant.stop()
     print(f"{count} turns, {count} questions; load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs")

@@ -12,7 +12,7 @@ import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 K1: Final = 1.2
 B: Final = 0.75
@@ -31,8 +31,7 @@ SMALL_TALK: Final = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class Posting:
+class Posting(NamedTuple):
     """One use of a term: where, how often, and how long the message is."""
 
     slot: int
@@ -67,10 +66,6 @@ def inverse_document_frequency(total: int, containing: int) -> float:
     return math.log(1.0 + (max(total, containing) - containing + 0.5) / (containing + 0.5))
 
 
-def _saturated(tf: float, length: float, average: float) -> float:
-    return tf * (K1 + 1.0) / (tf + K1 * (1.0 - B + B * length / average))
-
-
 def score(
     postings: Mapping[str, Sequence[Posting]], total: int, terms: Sequence[str]
 ) -> dict[int, LexicalScore]:
@@ -96,25 +91,39 @@ def score(
     wide: dict[int, float] = {}
     chat: dict[int, float] = {}
     covered: dict[int, float] = {}
+    # What a frequency is held against, by the length of the message and of the three: this loop is where an
+    # assemble spends its time, so everything that does not depend on the term is worked out once.
+    flat, slope = K1 * (1.0 - B), K1 * B / average
+    alone = {slot: flat + slope * length for slot, length in lengths.items()}
+    # The length of a neighbour is known only where it matches too; the average stands in for the rest.
+    three: dict[int, float] = {}
     for term, weight in weights.items():
         near: dict[int, int] = {}
         far: dict[int, int] = {}
         said: dict[int, int] = {}
+        full = weight * (K1 + 1.0)
         for posting in postings[term]:
             slot, tf = posting.slot, posting.tf
-            own[slot] = own.get(slot, 0.0) + weight * _saturated(tf, posting.length, average)
+            own[slot] = own.get(slot, 0.0) + full * tf / (tf + alone[slot])
             for beside in (slot - 1, slot, slot + 1):
                 near[beside] = near.get(beside, 0) + tf
-            for beside in range(slot - 2, slot + 3):
+            for beside in (slot - 2, slot - 1, slot, slot + 1, slot + 2):
                 far[beside] = far.get(beside, 0) + tf
-            said[slot >> CHAT_BITS] = said.get(slot >> CHAT_BITS, 0) + tf
-        # The length of a neighbour is known only where it matches too; the average stands in for the rest.
+            number = slot >> CHAT_BITS
+            said[number] = said.get(number, 0) + tf
         for slot, tf in near.items():
-            size = sum(lengths.get(beside, average) for beside in (slot - 1, slot, slot + 1))
-            window[slot] = window.get(slot, 0.0) + weight * _saturated(tf, size, 3.0 * average)
+            against = three.get(slot)
+            if against is None:
+                size = (
+                    lengths.get(slot - 1, average)
+                    + lengths.get(slot, average)
+                    + lengths.get(slot + 1, average)
+                )
+                against = three[slot] = flat + slope * size / 3.0
+            window[slot] = window.get(slot, 0.0) + full * tf / (tf + against)
             covered[slot] = covered.get(slot, 0.0) + weight
         for slot, tf in far.items():
-            wide[slot] = wide.get(slot, 0.0) + weight * _saturated(tf, 5.0, 5.0)
+            wide[slot] = wide.get(slot, 0.0) + full * tf / (tf + K1)
         for number, tf in said.items():
             chat[number] = chat.get(number, 0.0) + weight * tf / (tf + CHAT_K)
     return {
