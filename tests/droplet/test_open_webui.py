@@ -108,7 +108,7 @@ def facts(host, word):
     """(client, key, value) of every fact with that word in its key."""
     key = word.replace("-", "_")
     rows = sql(
-        host, f"SELECT client_id, fact_key, fact_value FROM memory.memory_facts WHERE fact_key LIKE '%{key}%'"
+        host, f"SELECT client_id, fact_key, fact_value FROM memory.memory_facts WHERE strpos(fact_key, '{key}') > 0"
     )
     return [tuple(row.split("|")) for row in rows]
 
@@ -117,7 +117,7 @@ def entries(host, word):
     """(client, id, role) of every remembered text with that word."""
     rows = sql(
         host,
-        f"SELECT client_id, id, role FROM memory.memory_entries WHERE content LIKE '%{word}%' ORDER BY slot",
+        f"SELECT client_id, id, role FROM memory.memory_entries WHERE strpos(content, '{word}') > 0 ORDER BY slot",
     )
     return [tuple(row.split("|")) for row in rows]
 
@@ -127,7 +127,7 @@ def episodes(host, word):
     return sql(
         host,
         "SELECT DISTINCT episode_id FROM memory.memory_entries "
-        f"WHERE content LIKE '%{word}%' AND episode_id IS NOT NULL",
+        f"WHERE strpos(content, '{word}') > 0 AND episode_id IS NOT NULL",
     )
 
 
