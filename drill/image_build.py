@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import resource
 import shutil
 import ssl
 import subprocess
@@ -61,14 +63,16 @@ def _storage() -> list[str]:
     root.mkdir(parents=True, exist_ok=True)
     # An overlay cannot lie on an overlay; a plain copy per layer always works.
     driver = "vfs" if _filesystem(root) == "overlay" else "overlay"
-    return [
-        "--root",
-        str(root / driver),
-        "--runroot",
-        "/run/memory-droplet/containers",
-        "--storage-driver",
-        driver,
-    ]
+    # What is mounted at this moment is kept apart, where a restart of the laptop clears it; one per cache.
+    running = Path("/run/memory-droplet/containers") / hashlib.sha256(str(root).encode()).hexdigest()[:12]
+    return ["--root", str(root / driver), "--runroot", str(running), "--storage-driver", driver]
+
+
+def _open_files() -> str:
+    """As many open files as this laptop grants, up to what any build needs: npm opens thousands at once."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
+    return f"nofile={limit}:{limit}"
 
 
 def run(
@@ -180,6 +184,7 @@ def _build(recipe: Recipe, image: str, arguments: dict[str, str], labels: dict[s
             # Layers of steps would only be stored and never be used again: the inputs' hash decides. Without
             # them an image is its base and one layer.
             *("--layers=false", "--format", "docker", "--pull-never", "--force-rm"),
+            *("--ulimit", _open_files()),
             *(f"--build-arg={name}={value}" for name, value in arguments.items()),
             *(f"--label={name}={value}" for name, value in labels.items()),
             *_bind_mounts(recipe),

@@ -507,22 +507,27 @@ def test_many_clients_write_and_read_at_once(server: DoubleServer, api: Api) -> 
     assert count(api) == 160
 
 
-def test_indexes_are_built_unasked(tmp_path: Path) -> None:
-    with start(configuration(tmp_path, optimize_every_s=0.1)) as running:
+def test_what_was_written_is_flushed_unasked(tmp_path: Path) -> None:
+    with start(configuration(tmp_path, flush_every_s=0.05)) as running:
         api = Api(running.url)
-        body = {"vectors": {"size": 64, "distance": "Dot"}, "optimizers_config": {"indexing_threshold": 100}}
-        api("PUT", "/collections/big", body)
-        for batch in range(4):
-            points = [
-                {"id": batch * 500 + n, "vector": [float((n * k) % 17) for k in range(64)]}
-                for n in range(500)
-            ]
-            api("PUT", "/collections/big/points?wait=true", {"points": points})
-        deadline = time.monotonic() + 30
-        while not api("GET", "/collections/big").json()["result"]["indexed_vectors_count"]:
-            assert time.monotonic() < deadline, "no vector was indexed within 30 s"
-            time.sleep(0.1)
-        assert count(api, "big") == 2000
+        declare(api)
+        fill(api)
+        collection = running.store.get("memory")
+        deadline = time.monotonic() + 10
+        while collection.unflushed:
+            assert time.monotonic() < deadline, "nothing was flushed within 10 s"
+            time.sleep(0.02)
+        assert collection.flush() is False
+
+
+def test_vectors_of_anything_but_finite_numbers_are_refused(api: Api) -> None:
+    declare(api)
+    for values in (["1", 0, 0, 0], [1, None, 0, 0], [], "abcd"):
+        points = [{"id": 1, "vector": values}]
+        assert api("PUT", "/collections/memory/points?wait=true", {"points": points}).status_code == 400
+    raw = '{"points": [{"id": 1, "vector": [NaN, 0, 0, 0]}]}'
+    assert api.session.put(f"{api.url}/collections/memory/points", data=raw, timeout=5).status_code == 400
+    assert count(api) == 0
 
 
 def test_a_connection_is_kept_and_answers_stay_in_step(api: Api) -> None:

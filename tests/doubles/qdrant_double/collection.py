@@ -50,7 +50,7 @@ class Collection:
         self._open = SharedLock()
         self._write = threading.Lock()
         self._operations = 0
-        self._since_optimized = 0
+        self._flushed = 0
         with engine_errors():
             self._shard: Any = edge.EdgeShard.load(str(root / SHARD))
             # A process killed between the two files' writes: the declaration decides.
@@ -183,9 +183,11 @@ class Collection:
         if not isinstance(given, list):
             raise bad_request("an upsert has `points` or `batch`")
         strict.check_upsert(self.strict, len(given))
+        points = []
         for one in given:
-            self._check_size(wire.vector(one.get("vector") if isinstance(one, dict) else None))
-        points = [wire.point(one) for one in given]
+            number, values, payload = wire.point(one)
+            self._check_size(values)
+            points.append(edge.Point(number, values, payload))
         mode = body.get("update_mode")
         with self._changing() as shard:
             if points:
@@ -196,7 +198,6 @@ class Collection:
                         wire.member(edge.UpdateMode, mode, "update_mode") if mode else None,
                     )
                 )
-                self._since_optimized += len(points)
             return self._operations
 
     def _targets(self, body: Json) -> tuple[list[PointId] | None, Any]:
@@ -218,7 +219,6 @@ class Collection:
                 shard.update(edge.UpdateOperation.delete_points(ids))
             else:
                 shard.update(edge.UpdateOperation.delete_points_by_filter(chosen))
-            self._since_optimized += 1
             return self._operations
 
     def write_payload(self, action: str, body: Json) -> int:
@@ -416,18 +416,21 @@ class Collection:
 
     # ---- upkeep ------------------------------------------------------------------------------------------
 
-    def optimize(self, after: int) -> bool:
-        """Build indexes and merge segments once ``after`` points have changed, as the server does unasked."""
-        if self._since_optimized < after:
-            return False
-        self._since_optimized = 0
-        with self._reading() as shard:
-            return bool(shard.optimize())
+    @property
+    def unflushed(self) -> bool:
+        """Whether anything was written that no flush has taken to disk yet."""
+        return self._operations != self._flushed
 
-    def flush(self) -> None:
-        """Write everything to disk."""
+    def flush(self) -> bool:
+        """Write to disk what has changed since the last time; says whether there was anything."""
+        # Read first: what changes while this runs is left to the next time.
+        operations = self._operations
+        if operations == self._flushed:
+            return False
         with self._reading() as shard:
             shard.flush()
+        self._flushed = operations
+        return True
 
     def pack(self, target: Path) -> None:
         """Write a snapshot: the flushed shard and the declaration in one archive, nothing being written."""

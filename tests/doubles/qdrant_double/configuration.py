@@ -23,8 +23,8 @@ class Configuration:
     snapshots: Path = Path("./snapshots")
     snapshot_url_recovery: bool = True
     max_request_mb: int = 32
-    #: Seconds between two looks at whether a collection wants optimizing.
-    optimize_every_s: float = 5.0
+    #: Seconds between two flushes to disk of what was written (`flush_interval_sec` of the server).
+    flush_every_s: float = 5.0
 
     @property
     def keys_in_force(self) -> bool:

@@ -1,4 +1,4 @@
-"""The HTTP front: routes, keys, envelopes, and the thread that optimizes unasked."""
+"""The HTTP front: routes, keys, envelopes, and the thread that flushes unasked."""
 
 from __future__ import annotations
 
@@ -338,8 +338,8 @@ class DoubleServer(ThreadingHTTPServer):
         self._counting = threading.Lock()
         self._stopping = threading.Event()
         super().__init__((configuration.host, configuration.port), _Handler)
-        self._optimizer = threading.Thread(target=self._optimize, name="optimizer", daemon=True)
-        self._optimizer.start()
+        self._flusher = threading.Thread(target=self._flush, name="flusher", daemon=True)
+        self._flusher.start()
 
     @property
     def url(self) -> str:
@@ -347,15 +347,14 @@ class DoubleServer(ThreadingHTTPServer):
         host = "127.0.0.1" if self.configuration.host in ("0.0.0.0", "") else self.configuration.host
         return f"http://{host}:{self.server_address[1]}"
 
-    def _optimize(self) -> None:
-        # One look every few seconds, and only after about as many changes as make a segment worth indexing.
-        while not self._stopping.wait(self.configuration.optimize_every_s):
+    def _flush(self) -> None:
+        while not self._stopping.wait(self.configuration.flush_every_s):
             for collection in self.store:
                 try:
-                    if collection.optimize(after=1000):
-                        log.info("optimized %s", collection.name)
+                    collection.flush()
                 except ApiError as error:
-                    log.warning("optimizing %s failed: %s", collection.name, error.message)
+                    # Closed or deleted meanwhile, or a full disk: the log has it, the next round tries again.
+                    log.warning("flushing %s failed: %s", collection.name, error.message)
 
     def handle_error(self, request: object, client_address: object) -> None:
         error = sys.exception()
@@ -396,7 +395,7 @@ class DoubleServer(ThreadingHTTPServer):
         """Stop listening, let nothing new in, flush the collections."""
         self._stopping.set()
         self.server_close()
-        self._optimizer.join(timeout=60)
+        self._flusher.join(timeout=60)
         self.store.close()
 
     def __enter__(self) -> DoubleServer:

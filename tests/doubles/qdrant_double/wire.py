@@ -269,19 +269,23 @@ def vector(value: object) -> Any:
         return {name: vector(one) for name, one in value.items()}
     if not isinstance(value, list) or not value:
         raise bad_request("expected a vector: a list of numbers")
-    if not all(isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) for x in value):
+    try:
+        finite = all(map(math.isfinite, value))
+    except TypeError as error:
+        raise bad_request(f"a vector holds numbers only: {error}") from error
+    if not finite:
         raise bad_request("a vector holds finite numbers only")
-    return [float(x) for x in value]
+    return value
 
 
-def point(given: object) -> Any:
-    """One point of an upsert."""
+def point(given: object) -> tuple[PointId, Any, Json | None]:
+    """One point of an upsert as id, vector and payload."""
     if not isinstance(given, dict) or "id" not in given or "vector" not in given:
         raise bad_request("a point has `id`, `vector` and, if wanted, `payload`")
     payload = given.get("payload")
     if payload is not None and not isinstance(payload, dict):
         raise bad_request("a payload is an object")
-    return edge.Point(id=point_id(given["id"]), vector=vector(given["vector"]), payload=payload)
+    return point_id(given["id"]), vector(given["vector"]), payload
 
 
 def selector(value: object, default: bool) -> Any:
