@@ -50,6 +50,8 @@ def verify(name: str | None, arguments: Sequence[str]) -> int:
         The exit code of pytest.
     """
     target = host.existing(name)
+    # Also the check of the host key: testinfra 10.2's paramiko backend, ten times as fast as its ssh one,
+    # reads the rest of ssh_config but only warns about a host key that it does not know.
     if target.run("true").returncode != 0:
         raise CommandFailed(
             f"{target.name} does not answer SSH at {target.address}, so it cannot be verified; "

@@ -148,7 +148,8 @@ def writing() -> Iterator[str]:
         log = Path(scratch) / "log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                ["docker-registry", "serve", str(configuration)],
+                # It ends with this process, even if that is killed.
+                ["setpriv", "--pdeathsig", "TERM", "docker-registry", "serve", str(configuration)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

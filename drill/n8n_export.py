@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,10 @@ from typing import Final
 
 from drill.console import say
 from drill.errors import DrillError
+from drill.host import Host, existing
 from settings import n8n, names
-from settings.hosts import Target, target
-from settings.schema import defaults
+from settings.hosts import settings_file
+from settings.schema import defaults, read_settings_file
 
 PROVISIONER: Final = f"{names.SCRIPTS_DIR}/n8n.py"
 
@@ -126,12 +126,11 @@ def refusals(values: Mapping[str, n8n.Json], directory: Path, node_types: Path) 
     return []
 
 
-def _fetch(where: Target, workflows: Sequence[str]) -> Export:
+def _fetch(where: Host, workflows: Sequence[str]) -> Export:
     as_root = (
         f'if [ "$(id -u)" = 0 ]; then set --; else set -- sudo -n; fi; exec "$@" python3 {PROVISIONER} export'
     )
-    command = ["ssh", "-F", str(where.ssh_config), where.name, " ".join([as_root, *workflows])]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = where.run(" ".join([as_root, *workflows]), timeout_s=120)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise DrillError(f"{where.name}: {last}")
@@ -142,8 +141,8 @@ def _run(arguments: argparse.Namespace) -> int:
     for identity in arguments.workflow:
         if not identity.replace("-", "").replace("_", "").isalnum():
             raise DrillError(f"{identity!r} is not the id of a workflow: letters, digits, - and _")
-    where = target()
-    settings = {**defaults(), **where.settings}
+    where = existing(None)
+    settings = {**defaults(), **read_settings_file(settings_file())}
     values = n8n.workflow_values(
         timezone=str(settings["timezone"]),
         cleanup_hour=int(settings["cleanup_hour"]),

@@ -26,7 +26,8 @@ class ContainerUnit:
     ``publish`` entries name the host address (``127.0.0.1:5678:5678``), because Docker publishes on
     every address when it is left out and bypasses the host's firewall.
     ``volumes`` are ``/host/path:/container/path[:ro]`` (the host path must exist) or
-    ``volume:/container/path[:ro]``. ``tmpfs`` entries are ``/path`` or ``/path:options``.
+    ``volume:/container/path[:ro]``. Mount a directory where a running container has to see a changed
+    file: a single file that is mounted stays the one it was at the start. ``tmpfs`` entries are ``/path`` or ``/path:options``.
     ``environment`` is in the unit file and in ``docker inspect``, so secrets do not belong there:
     mount them as files.
     """

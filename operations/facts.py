@@ -291,7 +291,7 @@ class SqlAnswer(FactBase[Json]):
     """What a query on the Postgres of a container says: JSON, or None while the server is not there."""
 
     def command(self, probe: str, arguments: Sequence[str]) -> StringCommand:
-        """``probe`` is a script of ``operations.sql_text``; it prints one JSON text."""
+        """``probe`` is a script of ``operations.sql_scripts``; it prints one JSON text."""
         return script(probe, *arguments)
 
     @staticmethod

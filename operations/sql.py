@@ -27,12 +27,8 @@ from operations.scram import scram_verifier
 from operations.secret_text import SecretText, revealed
 from operations.service_plan import stamp_path
 from operations.shell import refusal, script
+from operations.sql_scripts import CONFIRM_LOGIN, QUERY_DATABASE, QUERY_ROLE, RUN, STOPPED
 from operations.sql_text import (
-    CONFIRM_LOGIN,
-    QUERY_DATABASE,
-    QUERY_ROLE,
-    RUN,
-    STOPPED,
     database_changes,
     database_query,
     identifier,

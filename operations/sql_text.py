@@ -1,9 +1,4 @@
-"""SQL and the way it gets into the Postgres of a container: psql, with the SQL on standard input.
-
-Scripts get ``$1`` container, ``$2`` seconds to wait for the server, and then their own arguments.
-The server is asked over TCP whether it is ready, because the image's first start runs a temporary
-server that listens on the socket only and goes away again.
-"""
+"""The SQL of roles and databases: what is asked, and the statements a difference leads to."""
 
 from __future__ import annotations
 
@@ -12,10 +7,6 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from operations.differences import Json
-from settings import names
-
-# What the queries answer when the server ran before and does not now: that is for `service` to show.
-STOPPED: Final = "stopped"
 
 _SETTING = re.compile(r"[a-z_][a-z0-9_.]*")
 _EXTENSION = re.compile(r"[a-z_][a-z0-9_-]*")
@@ -67,90 +58,6 @@ def checked_extensions(extensions: Iterable[str]) -> list[str]:
             raise ValueError(f"{name!r} is no name of a Postgres extension")
     return found
 
-
-# Ends the script when the server does not answer: "stopped" if its unit was started by a deploy before.
-_READY: Final = r"""
-# ask Postgres (container, seconds to wait, ...)
-c=$1 wait=$2
-gone() { if [ -f "APPLIED_DIR/droplet-$c.service" ]; then echo '"stopped"'; else echo null; fi; exit 0; }
-command -v docker >/dev/null 2>&1 || gone
-until docker exec "$c" pg_isready --quiet --host 127.0.0.1 2>/dev/null; do
-  wait=$((wait-1)); [ "$wait" -gt 0 ] || gone; sleep 1
-done
-ask() {
-  docker exec -i -u postgres -e PGCLIENTENCODING=UTF8 "$c" \
-    psql -X -q -A -t -v ON_ERROR_STOP=1 -U postgres -d "$1" -f - 2>/dev/null
-}
-""".replace("APPLIED_DIR", names.APPLIED_DIR)
-
-# After _READY: $3 database, $4 query. A database that is absent answers {}.
-QUERY_DATABASE: Final = (
-    _READY
-    + r"""
-there=$(printf '%s' "select datname from pg_database" | ask postgres) || gone
-printf '%s\n' "$there" | grep -qxF -- "$3" || { echo '{}'; exit 0; }
-printf '%s' "$4" | ask "$3" || gone
-exit 0
-"""
-)
-
-# After _READY: $3 query, $4 role, $5 password file on the host. The login goes to the container's own
-# address, since the image trusts 127.0.0.1, and insists on SCRAM, so that a server that trusts
-# everybody does not look like a right password.
-_LOGIN: Final = r"""
-login() {
-  [ -r "$2" ] || { echo no-file; return; }
-  { cat -- "$2"; echo; } | docker exec -i "$c" sh -c '
-    IFS= read -r PGPASSWORD; export PGPASSWORD PGREQUIREAUTH=scram-sha-256 PGCONNECT_TIMEOUT=5 LC_ALL=C
-    h=$(hostname -i | cut -d " " -f 1)
-    e=$(psql -X -q -A -t -w -h "$h" -U "$1" -d "$2" -c "select 1" 2>&1) && { echo ok; exit 0; }
-    case "$e" in
-      *"authentication method requirement"*) echo trusted;;
-      *"password authentication failed"*) echo denied;;
-      # These come after the password was accepted.
-      *"permission denied for database"*|*"does not have CONNECT privilege"*) echo ok;;
-      *"database "*" does not exist"*) echo ok;;
-      *"not permitted to log in"*) echo no-login;;
-      *) echo denied;;
-    esac' sh "$1" "$3" 2>/dev/null || echo denied
-}
-"""
-QUERY_ROLE: Final = (
-    _READY
-    + _LOGIN
-    + r"""
-row=$(printf '%s' "$3" | ask postgres) || gone
-printf '{"role": %s, "login": "%s"}\n' "${row:-null}" "$(login "$4" "$5" "$6")"
-exit 0
-"""
-)
-
-# $1 container, $2 database, $3 what fails if it fails; SQL on standard input.
-RUN: Final = r"""
-# run SQL (container, database, what)
-command -v docker >/dev/null 2>&1 || { echo "docker is not installed on the host" >&2; exit 1; }
-docker exec -i -u postgres -e PGCLIENTENCODING=UTF8 "$1" \
-  psql -X -q -v ON_ERROR_STOP=1 -v VERBOSITY=terse -U postgres -d "$2" -f - >/dev/null && exit 0
-echo "$3 failed on database $2; nothing of it was kept" >&2
-exit 1
-"""
-
-# $1 container, $2 role, $3 password file: the file must now log the role in.
-CONFIRM_LOGIN: Final = (
-    "# confirm a login (container, role, password file, database)\nc=$1\n"
-    + _LOGIN
-    + r"""
-case "$(login "$2" "$3" "$4")" in
-  ok) exit 0;;
-  no-file) why="there is no file $3 on the host; write it with secret_file first";;
-  trusted) why="Postgres asked for no password; pg_hba.conf must demand scram-sha-256";;
-  no-login) why="the role lacks LOGIN";;
-  *) why="the password in $3 is not the deploy's secret, or pg_hba.conf has no line for the role";;
-esac
-echo "the login of role $2 could not be confirmed: $why" >&2
-exit 1
-"""
-)
 
 ROLE_ATTRIBUTES: Final = {
     "SUPERUSER": "rolsuper",

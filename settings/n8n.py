@@ -60,17 +60,19 @@ DISABLED_MODULES: Final = [
     "agents",
 ]
 
-MIN_MEMORY_MB: Final = 576
-"""Below this n8n with its editor is killed at boot: the heap needs 320 MB and everything around it 256."""
+BESIDE_THE_HEAP_MB: Final = 320
+"""What a container needs beside the heap: code and buffers of the main process (190 at its peak), the task runner."""
+MIN_MEMORY_MB: Final = 320 + BESIDE_THE_HEAP_MB
 
 
 def heap_mb(memory_mb: int) -> int:
     """V8's heap for n8n's main process in a container of ``memory_mb``.
 
-    The editor needs 320 MB of heap to boot (256 aborts); code, buffers and the task runner take another 256.
+    The editor needs 320 MB of heap (256 aborts at boot). With a heap of 384 in 640 MB, n8n was killed for memory under
+    50 callers on a machine that was short of processor time, with 573 MB in the main process.
 
     >>> heap_mb(640)
-    384
+    320
     """
     if memory_mb < MIN_MEMORY_MB:
         raise SettingsError(
@@ -79,7 +81,7 @@ def heap_mb(memory_mb: int) -> int:
                 "raise n8n_memory_mb in settings.yml."
             ]
         )
-    return memory_mb - 256
+    return memory_mb - BESIDE_THE_HEAP_MB
 
 
 def environment(
@@ -132,7 +134,7 @@ def environment(
         # An isolate per execution is the most expensive thing n8n does: one is taken only when an expression runs.
         "N8N_EXPRESSION_ENGINE_LAZY_ACQUIRE": "true",
         "N8N_EXPRESSION_ENGINE_COMPILE_CACHE": "true",
-        "N8N_RUNNERS_MAX_OLD_SPACE_SIZE": "96",
+        "N8N_RUNNERS_MAX_OLD_SPACE_SIZE": "64",
         "N8N_RUNNERS_TASK_TIMEOUT": "60",
         "N8N_DISABLED_MODULES": ",".join(DISABLED_MODULES),
         "N8N_COMMUNITY_PACKAGES_ENABLED": "false",

@@ -89,7 +89,7 @@ def plain(dest: str, template: str, mode: str = "0644", **values: object) -> Bun
 @deploy("Base")
 def base() -> None:
     """Install, configure and start what every component stands on."""
-    packages(name="Base: packages", packages=PACKAGES)
+    packages(name="Packages", packages=PACKAGES)
 
     machine = {
         "hostname": host_name(),
@@ -106,7 +106,7 @@ def base() -> None:
         "sysctl_with_zram": SYSCTL_WITH_ZRAM,
     }
     files = bundle(
-        name="Base: configuration",
+        name="Configuration",
         directories=[
             (names.CONFIG_DIR, "root", "root", "0755"),
             (names.config_path(COMPONENT, "").rstrip("/"), "root", "root", "0755"),
@@ -146,23 +146,23 @@ def base() -> None:
         ],
     )
     journal = bundle(
-        name="Base: limits of the journal",
+        name="Limits of the journal",
         directories=[("/etc/systemd/journald.conf.d", "root", "root", "0755")],
         files=[plain(JOURNAL, "journald.conf.j2", max_mb=host.data.journald_max_mb)],
     )
     service(
-        name="Base: journal within its limits",
+        name="Journal within its limits",
         unit="systemd-journald.service",
         reads=[JOURNAL],
         triggers=[journal],
     )
     reconcile(
-        name="Base: name, clock, administrator and upgrades",
+        name="Name, clock, administrator and upgrades",
         script=f"{names.SCRIPTS_DIR}/machine.py",
         triggers=[files],
     )
     reconcile(
-        name="Base: kernel settings and swap",
+        name="Kernel settings and swap",
         script=f"{names.SCRIPTS_DIR}/kernel.py",
         triggers=[files],
     )

@@ -41,12 +41,12 @@ def docker() -> None:
         "bridge": names.NETWORK_BRIDGE,
     }
     configuration = bundle(
-        name="Docker: configuration of the engine",
+        name="Configuration of the engine",
         directories=[("/etc/docker", "root", "root", "0755")],
         files=[BundleFile(DAEMON, json.dumps(daemon(), indent=2) + "\n", "root", "root", "0644")],
     )
     files = bundle(
-        name="Docker: wanted network",
+        name="Wanted network",
         directories=[(names.config_path(COMPONENT, "").rstrip("/"), "root", "root", "0755")],
         files=[
             BundleFile(
@@ -59,9 +59,9 @@ def docker() -> None:
             BundleFile(f"{names.SCRIPTS_DIR}/{SCRIPT}", (FILES / SCRIPT).read_text(), "root", "root", "0644"),
         ],
     )
-    engine = packages(name="Docker: engine", packages=["docker.io", "iptables"])
+    engine = packages(name="Engine", packages=["docker.io", "iptables"])
     service(
-        name="Docker: running",
+        name="Running",
         unit="docker.service",
         reads=[DAEMON],
         triggers=[configuration, engine],
@@ -69,7 +69,7 @@ def docker() -> None:
         wait_s=60,
     )
     reconcile(
-        name="Docker: shared network",
+        name="Shared network",
         script=f"{names.SCRIPTS_DIR}/{SCRIPT}",
         triggers=[files],
     )

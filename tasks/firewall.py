@@ -23,9 +23,9 @@ SSH_BURST = 300
 @deploy("Firewall")
 def firewall() -> None:
     """Upload the wanted rules, let the host rehearse and load them, and load them at every boot."""
-    packages(name="Firewall: packages", packages=["nftables", "iproute2"])
+    packages(name="Packages", packages=["nftables", "iproute2"])
     files = bundle(
-        name="Firewall: wanted rules",
+        name="Wanted rules",
         directories=[(names.config_path(COMPONENT, "").rstrip("/"), "root", "root", "0755")],
         files=[
             BundleFile(
@@ -57,8 +57,8 @@ def firewall() -> None:
         ],
     )
     reconcile(
-        name="Firewall: rules in force",
+        name="Rules in force",
         script=f"{names.SCRIPTS_DIR}/{SCRIPT}",
         triggers=[files],
     )
-    service(name="Firewall: loaded at boot", unit=UNIT, triggers=[], reload=True)
+    service(name="Loaded at boot", unit=UNIT, triggers=[], reload=True)

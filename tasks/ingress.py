@@ -19,7 +19,7 @@ def ingress() -> None:
     uid = str(image_uid(COMPONENT))
     public = host.data.ingress == "caddy"
     configuration = bundle(
-        name="Ingress: configuration",
+        name="Configuration",
         directories=[
             (names.config_path(COMPONENT, "").rstrip("/"), "root", "root", "0755"),
             (names.data_path(COMPONENT), uid, uid, "0700"),
@@ -42,7 +42,7 @@ def ingress() -> None:
         ],
     )
     unit = container(
-        name="Ingress: unit",
+        name="Unit",
         unit=ContainerUnit(
             name=COMPONENT,
             image=image_ref(COMPONENT, host.data),
@@ -61,9 +61,9 @@ def ingress() -> None:
         ),
     )
     service(
-        name="Ingress: running",
+        name="Running",
         unit=names.unit(COMPONENT),
         reads=[CADDYFILE],
         triggers=[configuration, unit],
     )
-    http_ready(name="Ingress: ready", url=f"http://127.0.0.1:{LOOPBACK_PORT}/healthz")
+    http_ready(name="Ready", url=f"http://127.0.0.1:{LOOPBACK_PORT}/healthz")

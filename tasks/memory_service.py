@@ -45,9 +45,9 @@ def memory_service() -> None:
     embedding_base_url = asked(host.data.embedding_base_url, bool(secrets["embedding_api_key"]))
     wheel_name, wheel_bytes = wheel(PROJECT, "memory_service")
 
-    packages(name="Memory service: packages", packages=["ca-certificates", "python3", "python3-venv"])
+    packages(name="Packages", packages=["ca-certificates", "python3", "python3-venv"])
     sources = bundle(
-        name="Memory service: wheel and locked requirements",
+        name="Wheel and locked requirements",
         directories=[(config_dir, "root", "root", "0755"), (SOURCES, "root", "root", "0755")],
         files=[
             BundleFile(INSTALLER, (PROJECT / "install.py").read_text(), "root", "root", "0755"),
@@ -61,10 +61,10 @@ def memory_service() -> None:
             BundleFile(f"{SOURCES}/{wheel_name}", wheel_bytes, "root", "root", "0644"),
         ],
     )
-    installed = reconcile(name="Memory service: installed", script=INSTALLER, triggers=[sources])
+    installed = reconcile(name="Installed", script=INSTALLER, triggers=[sources])
 
     settings = bundle(
-        name="Memory service: settings and units",
+        name="Settings and units",
         directories=[(secrets_dir, "root", "root", "0700")],
         files=[
             BundleFile(
@@ -117,7 +117,7 @@ def memory_service() -> None:
     )
     credentials = [
         secret_file(
-            name=f"Memory service: {name.replace('_', ' ')}",
+            name=f"Secret {name}",
             dest=names.secret_path(COMPONENT, name),
             content=secrets[secret],
             user="root",
@@ -127,9 +127,9 @@ def memory_service() -> None:
         for name, secret in CREDENTIALS.items()
     ]
 
-    socket = service(name="Memory service: socket", unit="memory-service.socket", triggers=[settings])
+    socket = service(name="Socket", unit="memory-service.socket", triggers=[settings])
     service(
-        name="Memory service: running",
+        name="Running",
         unit="memory-service.service",
         reads=["/opt/memory-service/installed", f"{config_dir}/environment", secrets_dir],
         triggers=[installed, settings, socket, *credentials],
@@ -140,6 +140,6 @@ def memory_service() -> None:
         + "/environment; exec /opt/memory-service/current/bin/memory-service check'",
     )
     http_ready(
-        name="Memory service: ready",
+        name="Ready",
         url=f"http://127.0.0.1:{names.MEMORY_SERVICE_PORT}/readyz",
     )

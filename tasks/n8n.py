@@ -92,7 +92,7 @@ def n8n() -> None:
     )
 
     configuration = bundle(
-        name="n8n: workflows, declaration and provisioner",
+        name="Workflows, declaration and provisioner",
         directories=[
             (SECRETS, "root", "root", "0700"),
             (CONFIG, "root", "root", "0755"),
@@ -114,7 +114,7 @@ def n8n() -> None:
     )
     kept = [
         secret_file(
-            name=f"n8n: secret {file}",
+            name=f"Secret {file}",
             dest=f"{SECRETS}/{file}",
             content=secrets[secret],
             user=owner,
@@ -126,7 +126,7 @@ def n8n() -> None:
     ]
 
     unit = container(
-        name="n8n: unit",
+        name="Unit",
         unit=ContainerUnit(
             name=COMPONENT,
             image=image_ref(COMPONENT, host.data),
@@ -150,22 +150,22 @@ def n8n() -> None:
         ),
     )
     service(
-        name="n8n: running",
+        name="Running",
         unit=names.unit(COMPONENT),
         reads=[f"{SECRETS}/{file}" for file in PROCESS_SECRETS],
         triggers=[unit, *kept[: len(PROCESS_SECRETS)]],
     )
-    http_ready(name="n8n: ready", url=f"{URL}/healthz/readiness", attempts=300)
+    http_ready(name="Ready", url=f"{URL}/healthz/readiness", attempts=300)
 
     sql_migrations(
-        name="n8n: table of the alerts",
+        name="Table of the alerts",
         database=names.MEMORY_DATABASE,
         role="n8n",
         schema=names.ALERTS_SCHEMA,
         files=sorted((FILES / "migrations").glob("[0-9]*.sql")),
     )
     reconcile(
-        name="n8n: credentials and workflows as declared",
+        name="Credentials and workflows as declared",
         script=PROVISIONER,
         triggers=[configuration, *kept],
     )

@@ -39,7 +39,7 @@ def open_webui() -> None:
     version = pins()[COMPONENT].tag.removeprefix("v").removesuffix("-slim")
 
     files = bundle(
-        name="Open WebUI: folders and the declaration of its objects",
+        name="Folders and the declaration of its objects",
         directories=[
             (names.secret_path(COMPONENT, "").rstrip("/"), "root", "root", "0700"),
             (names.config_path(COMPONENT, "").rstrip("/"), "root", "root", "0755"),
@@ -76,7 +76,7 @@ def open_webui() -> None:
         ],
     )
     environment = secret_file(
-        name="Open WebUI: secrets of the server",
+        name="Secrets of the server",
         dest=environment_file,
         content=Secret(
             "environment of Open WebUI",
@@ -95,7 +95,7 @@ def open_webui() -> None:
     )
     provisioning = [
         secret_file(
-            name=f"Open WebUI: {purpose}",
+            name=purpose,
             dest=names.secret_path(COMPONENT, file),
             content=secrets[secret],
             user="root",
@@ -103,15 +103,15 @@ def open_webui() -> None:
             mode="0400",
         )
         for file, secret, purpose in (
-            ("admin_password", "openwebui_admin_password", "password of the admin"),
-            ("client_password", "openwebui_client_password", "password of the declared clients"),
-            ("webhook_token", "webhook_token", "token of the hook"),
-            ("memory_admin_token", "memory_service_admin_token", "token to declare clients with"),
+            ("admin_password", "openwebui_admin_password", "Password of the admin"),
+            ("client_password", "openwebui_client_password", "Password of the declared clients"),
+            ("webhook_token", "webhook_token", "Token of the hook"),
+            ("memory_admin_token", "memory_service_admin_token", "Token to declare clients with"),
         )
     ]
 
     unit = container(
-        name="Open WebUI: unit",
+        name="Unit",
         unit=ContainerUnit(
             name=COMPONENT,
             image=image_ref(COMPONENT, host.data),
@@ -142,18 +142,18 @@ def open_webui() -> None:
         ),
     )
     service(
-        name="Open WebUI: running",
+        name="Running",
         unit=names.unit(COMPONENT),
         reads=[environment_file, names.config_path(COMPONENT, "CHANGELOG.md")],
         triggers=[environment, unit],
     )
     http_ready(
-        name="Open WebUI: ready",
+        name="Ready",
         url=f"http://127.0.0.1:{names.OPEN_WEBUI_PORT}/ready",
         attempts=240,
     )
     reconcile(
-        name="Open WebUI: hook, model, users, groups and clients",
+        name="Hook, model, users, groups and clients",
         script=PROVISIONER,
         triggers=[files, *provisioning],
     )

@@ -39,7 +39,7 @@ def postgres() -> None:
     uid = str(image_uid(COMPONENT))
 
     configuration = bundle(
-        name="Postgres: configuration",
+        name="Configuration",
         directories=[
             (names.secret_path(COMPONENT, "").rstrip("/"), "root", "root", "0700"),
             (names.config_path(COMPONENT, "").rstrip("/"), "root", "root", "0755"),
@@ -63,7 +63,7 @@ def postgres() -> None:
         ],
     )
     secret_file(
-        name="Postgres: password of the superuser",
+        name="Password of the superuser",
         dest=names.secret_path(COMPONENT, "superuser_password"),
         content=secrets["postgres_superuser_password"],
         user=uid,
@@ -72,7 +72,7 @@ def postgres() -> None:
     )
     for role in LOGINS:
         secret_file(
-            name=f"Postgres: password of role {role}",
+            name=f"Password of role {role}",
             dest=names.secret_path(COMPONENT, f"{role}_password"),
             content=secrets[f"postgres_{role}_password"],
             user="root",
@@ -81,7 +81,7 @@ def postgres() -> None:
         )
 
     unit = container(
-        name="Postgres: unit",
+        name="Unit",
         unit=ContainerUnit(
             name=COMPONENT,
             image=image_ref(COMPONENT, host.data),
@@ -103,7 +103,7 @@ def postgres() -> None:
         ),
     )
     service(
-        name="Postgres: running",
+        name="Running",
         unit=names.unit(COMPONENT),
         reads=[
             names.config_path(COMPONENT, "postgresql.conf"),
@@ -114,14 +114,14 @@ def postgres() -> None:
 
     for role, database in LOGINS.items():
         sql_role(
-            name=f"Postgres: role {role}",
+            name=f"Role {role}",
             role=role,
             password_file=names.secret_path(COMPONENT, f"{role}_password"),
             password=secrets[f"postgres_{role}_password"],
             login_database=database,
         )
     sql_database(
-        name=f"Postgres: database {names.MEMORY_DATABASE}",
+        name=f"Database {names.MEMORY_DATABASE}",
         database=names.MEMORY_DATABASE,
         owner="postgres",
         extensions=["vector"],
@@ -132,13 +132,13 @@ def postgres() -> None:
         create=["n8n"],
     )
     sql_database(
-        name=f"Postgres: database {names.OPEN_WEBUI_DATABASE}",
+        name=f"Database {names.OPEN_WEBUI_DATABASE}",
         database=names.OPEN_WEBUI_DATABASE,
         owner="openwebui",
         connect=[],
     )
     sql_migrations(
-        name="Postgres: schema of the memory",
+        name="Schema of the memory",
         database=names.MEMORY_DATABASE,
         role="memory",
         schema=names.MEMORY_SCHEMA,

@@ -87,14 +87,14 @@ def qdrant() -> None:
     configuration_file = names.secret_path(COMPONENT, "production.yaml")
 
     folders = bundle(
-        name="Qdrant: folders",
+        name="Folders",
         directories=[
             (names.secret_path(COMPONENT, "").rstrip("/"), "root", "root", "0700"),
             (names.data_path(COMPONENT), uid, uid, "0700"),
         ],
     )
     configuration = secret_file(
-        name="Qdrant: configuration with its keys",
+        name="Configuration with its keys",
         dest=configuration_file,
         content=Secret(
             "qdrant configuration",
@@ -109,7 +109,7 @@ def qdrant() -> None:
         mode="0400",
     )
     secret_file(
-        name="Qdrant: header for the deploy",
+        name="Header for the deploy",
         dest=header_file,
         content=Secret("qdrant header", f"api-key: {secrets['qdrant_api_key'].reveal()}\n"),
         user="root",
@@ -118,7 +118,7 @@ def qdrant() -> None:
     )
 
     unit = container(
-        name="Qdrant: unit",
+        name="Unit",
         unit=ContainerUnit(
             name=COMPONENT,
             image=image_ref(COMPONENT, host.data),
@@ -139,14 +139,14 @@ def qdrant() -> None:
         ),
     )
     service(
-        name="Qdrant: running",
+        name="Running",
         unit=names.unit(COMPONENT),
         reads=[configuration_file],
         triggers=[folders, configuration, unit],
     )
-    http_ready(name="Qdrant: ready", url=f"{URL}/readyz")
+    http_ready(name="Ready", url=f"{URL}/readyz")
     qdrant_collection(
-        name=f"Qdrant: collection {names.QDRANT_COLLECTION} and its payload indexes",
+        name=f"Collection {names.QDRANT_COLLECTION} and its payload indexes",
         url=URL,
         collection=names.QDRANT_COLLECTION,
         declared=collection_body(host.data.qdrant_shard_number, host.data.qdrant_replication_factor),

@@ -11,6 +11,6 @@ from settings.release import release_text
 def release() -> None:
     """Record the deployed version on the host."""
     bundle(
-        name="Record what was deployed",
+        name="Deployed version",
         files=[BundleFile(names.RELEASE_FILE, release_text(), "root", "root", "0644")],
     )

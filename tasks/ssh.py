@@ -17,7 +17,7 @@ FILES = Path(__file__).parent.parent / "files" / COMPONENT
 def ssh() -> None:
     """Upload the wanted configuration, and let the host rehearse it before it replaces the old one."""
     files = bundle(
-        name="SSH: wanted configuration",
+        name="Wanted configuration",
         directories=[(names.config_path(COMPONENT, "").rstrip("/"), "root", "root", "0755")],
         files=[
             BundleFile(
@@ -27,7 +27,7 @@ def ssh() -> None:
         ],
     )
     reconcile(
-        name="SSH: hardened configuration in force",
+        name="Hardened configuration in force",
         script=f"{names.SCRIPTS_DIR}/{SCRIPT}",
         triggers=[files],
     )

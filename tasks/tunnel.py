@@ -16,16 +16,16 @@ TOKEN = names.secret_path(COMPONENT, "token")
 def tunnel() -> None:
     """Run the tunnel with ``ingress: cloudflare``; in every other mode it does not run."""
     if host.data.ingress != "cloudflare":
-        service(name="Tunnel: stopped", unit=names.unit(COMPONENT), running=False, enabled=False)
+        service(name="Stopped", unit=names.unit(COMPONENT), running=False, enabled=False)
         return
     uid = str(image_uid(COMPONENT))
     bundle(
-        name="Tunnel: folders",
+        name="Folders",
         files=[],
         directories=[(names.secret_path(COMPONENT, "").rstrip("/"), "root", "root", "0700")],
     )
     token = secret_file(
-        name="Tunnel: token",
+        name="Token",
         dest=TOKEN,
         content=host_secrets(host.name)["cloudflare_tunnel_token"],
         user=uid,
@@ -33,7 +33,7 @@ def tunnel() -> None:
         mode="0400",
     )
     unit = container(
-        name="Tunnel: unit",
+        name="Unit",
         unit=ContainerUnit(
             name=COMPONENT,
             image=image_ref(COMPONENT, host.data),
@@ -45,4 +45,4 @@ def tunnel() -> None:
             after=(names.unit("ingress"),),
         ),
     )
-    service(name="Tunnel: running", unit=names.unit(COMPONENT), reads=[TOKEN], triggers=[token, unit])
+    service(name="Running", unit=names.unit(COMPONENT), reads=[TOKEN], triggers=[token, unit])

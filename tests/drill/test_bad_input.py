@@ -9,7 +9,6 @@ import pytest
 from drill import machine
 from settings import secrets
 from tests.drill.deploying import PROJECT, command, deploy, dry_run
-from tests.drill.test_promise import plain
 
 NAME = "badinput"
 
@@ -155,4 +154,4 @@ def test_a_migration_that_fails_half_way_leaves_nothing_behind(droplet, tmp_path
         f"\"select to_regclass('memory.half') is null, not exists(select from memory.schema_migrations where number = {number})\""
     )
     assert left.stdout.strip() == "t|t"
-    assert plain(dry_run(NAME, "--data", "only=postgres").changes) == []
+    assert dry_run(NAME, "--data", "only=postgres").changes == []

@@ -8,7 +8,6 @@ import pytest
 from drill import machine
 from settings import secrets
 from tests.drill.deploying import deploy, deploy_killed_when, dry_run
-from tests.drill.test_promise import plain
 
 NAME = "killed"
 
@@ -45,6 +44,6 @@ def test_a_run_killed_at_every_component_converges_when_it_is_repeated(droplet):
     assert killed >= 2 * len(components) - 2
     outcome = deploy(NAME)
     assert outcome.code == 0, outcome.printed[-4000:]
-    assert plain(dry_run(NAME).changes) == []
+    assert dry_run(NAME).changes == []
     again = deploy(NAME)
-    assert (again.code, plain(again.changes)) == (0, [])
+    assert (again.code, again.changes) == (0, [])

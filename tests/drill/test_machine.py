@@ -129,7 +129,8 @@ def test_it_is_held_to_two_gib(first):
     )
     assert greedy.returncode != 0
     after = first.memory()
-    assert after.peak <= 2 * GIB
+    # The kernel may exceed a limit by a few pages for allocations that must not fail.
+    assert after.peak <= 2 * GIB + 2**20
     assert after.failcnt > before.failcnt
     assert after.oom_kills == before.oom_kills + 1
     assert said(first, "echo still here") == "still here"

@@ -108,7 +108,7 @@ def facts(host, word):
     """(client, key, value) of every fact with that word in its key."""
     key = word.replace("-", "_")
     rows = sql(
-        host, f"SELECT client_id, fact_key, fact_value FROM memory.memory_facts WHERE fact_key LIKE '%{key}%'"
+        host, f"SELECT client_id, fact_key, fact_value FROM memory.memory_facts WHERE strpos(fact_key, '{key}') > 0"
     )
     return [tuple(row.split("|")) for row in rows]
 
@@ -117,7 +117,7 @@ def entries(host, word):
     """(client, id, role) of every remembered text with that word."""
     rows = sql(
         host,
-        f"SELECT client_id, id, role FROM memory.memory_entries WHERE content LIKE '%{word}%' ORDER BY slot",
+        f"SELECT client_id, id, role FROM memory.memory_entries WHERE strpos(content, '{word}') > 0 ORDER BY slot",
     )
     return [tuple(row.split("|")) for row in rows]
 
@@ -127,7 +127,7 @@ def episodes(host, word):
     return sql(
         host,
         "SELECT DISTINCT episode_id FROM memory.memory_entries "
-        f"WHERE content LIKE '%{word}%' AND episode_id IS NOT NULL",
+        f"WHERE strpos(content, '{word}') > 0 AND episode_id IS NOT NULL",
     )
 
 
@@ -162,6 +162,11 @@ def complete(token, model, text, **more):
 def said(answer):
     assert answer.status == 200, f"the chat answered {answer.status}: {answer.text[:200]}"
     return answer.json["choices"][0]["message"]["content"]
+
+
+def recalled(token, model, question, answer):
+    """Ask until the answer comes. On a busy machine a recall may miss its 2 s, and the chat goes on without."""
+    wait_until(repr(answer), lambda: said(complete(token, model, question)) == answer)
 
 
 # -- the machine ----------------------------------------------------------------------------------
@@ -256,7 +261,7 @@ def test_a_turn_is_in_both_stores_once_and_for_its_client_only(host, client, tok
 def test_a_second_user_asking_the_same_gets_nothing(host, token, stranger, model, word):
     assert said(complete(token, model, f"My {word} is a grey owl.")).startswith("Noted")
     remembered(host, word)
-    assert said(complete(token, model, f"What is my {word}?")) == f"Your {word} is a grey owl."
+    recalled(token, model, f"What is my {word}?", f"Your {word} is a grey owl.")
     assert said(complete(stranger, model, f"What is my {word}?")) == f"I do not know your {word}."
 
 
@@ -264,7 +269,7 @@ def test_a_program_with_an_api_key_recalls_streaming_and_not(host, token, model,
     key = http("POST", f"{SITE}/api/v1/auths/api_key", token=token).json["api_key"]
     assert said(complete(key, model, f"My {word} is a barn owl.")).startswith("Noted")
     remembered(host, word)
-    assert said(complete(key, model, f"What is my {word}?")) == f"Your {word} is a barn owl."
+    recalled(key, model, f"What is my {word}?", f"Your {word} is a barn owl.")
     streamed = complete(key, model, f"What is my {word}?", stream=True)
     pieces = [json.loads(line[6:]) for line in streamed.text.splitlines() if line.startswith("data: {")]
     text = "".join(p["choices"][0]["delta"].get("content") or "" for p in pieces if p.get("choices"))
@@ -366,7 +371,7 @@ def test_the_chat_goes_on_without_memory_and_the_turns_are_written_later(
     finally:
         assert host.run(mend_it).rc == 0, f"failed: {mend_it}"
     assert remembered(host, late, 180)[0][2] == "a jackdaw"
-    assert said(complete(token, model, f"What is my {late}?")) == f"Your {late} is a jackdaw."
+    recalled(token, model, f"What is my {late}?", f"Your {late} is a jackdaw.")
     spool = "/var/lib/memory-droplet/open-webui/data/memory-spool"
     wait_until("an empty spool", lambda: host.check_output(f"find {spool} -name '*.json'") == "", 180)
 

@@ -1,5 +1,6 @@
 """Bundles and secret files, written for real on the machine that runs the tests."""
 
+import contextlib
 import getpass
 import grp
 import os
@@ -281,9 +282,10 @@ def test_a_file_is_never_readable_by_others_before_it_is_in_place(tmp_path):
     def look():
         while process.poll() is None:
             for entry in os.scandir(tmp_path):
-                if entry.name.startswith(".incoming."):
-                    seen.add(stat.S_IMODE(entry.stat().st_mode))
-                    appeared.set()
+                with contextlib.suppress(FileNotFoundError):  # it has got its name meanwhile
+                    if entry.name.startswith(".incoming."):
+                        seen.add(stat.S_IMODE(entry.stat().st_mode))
+                        appeared.set()
 
     watcher = threading.Thread(target=look)
     watcher.start()

@@ -8,7 +8,7 @@ from pyinfra.api.exceptions import OperationError
 from operations import sql_database, sql_migrations, sql_role
 from operations.facts import SqlAnswer
 from operations.migration_plan import applied_query, ordered_migrations
-from operations.sql_text import QUERY_DATABASE, QUERY_ROLE
+from operations.sql_scripts import QUERY_DATABASE, QUERY_ROLE
 
 ASK = "# ask Postgres"
 PASSWORD = "correct-horse-battery"
@@ -166,6 +166,9 @@ def test_an_edited_migration_is_refused_by_a_run_before_anything_is_sent(fake_ho
 def test_a_gap_in_the_files_is_refused_without_asking_the_host(fake_host, files):
     with pytest.raises(OperationError, match="migration 0001 is missing"):
         migrate(fake_host, [], files[1:])
+    refused = migrate(fake_host, [], files[1:], executing=True)
+    assert (len(refused.run), refused.stdin) == (1, [""])
+    assert "migration 0001 is missing" in refused.summaries[0]
 
 
 OPERATIONS = {

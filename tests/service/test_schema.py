@@ -100,12 +100,12 @@ def test_without_a_client_in_the_transaction_nothing_is_seen_or_written(
             add(other, 8, "written into another's memory")
 
 
-def test_words_follow_their_entry_through_update_and_delete(connection: psycopg.Connection) -> None:
-    entry = add(connection, 7, "The dogs were barking at dogs")
+def test_words_and_date_follow_their_entry_through_update_and_delete(connection: psycopg.Connection) -> None:
+    entry = add(connection, 7, "The dogs were barking at dogs", occurred_at="2023-05-04T12:00:00Z")
     terms = connection.execute("SELECT term, tf, len FROM memory.memory_terms ORDER BY term").fetchall()
-    assert terms == [("bark", 1, 3), ("dog", 2, 3)]
+    assert terms == [("2023", 1, 6), ("4", 1, 6), ("bark", 1, 6), ("dog", 2, 6), ("may", 1, 6)]
     connection.execute("UPDATE memory.memory_entries SET content = 'a cat' WHERE id = %s", [entry])
-    assert one(connection, "SELECT string_agg(term, ',') FROM memory.memory_terms") == "cat"
+    assert one(connection, "SELECT string_agg(term, ',' ORDER BY term) FROM memory.memory_terms") == "2023,4,cat,may"
     connection.execute("DELETE FROM memory.memory_entries WHERE id = %s", [entry])
     assert one(connection, "SELECT count(*) FROM memory.memory_terms") == 0
 

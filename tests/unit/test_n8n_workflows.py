@@ -198,9 +198,9 @@ def test_no_secret_is_in_the_environment_only_names_of_files() -> None:
 
 
 def test_a_limit_in_which_n8n_cannot_boot_is_refused_with_the_setting_to_change() -> None:
-    with pytest.raises(SettingsError, match=r"n8n_memory_mb is 512, .* at least 576: raise n8n_memory_mb"):
+    with pytest.raises(SettingsError, match=r"n8n_memory_mb is 512, .* at least 640: raise n8n_memory_mb"):
         environment(memory_mb=512)
-    assert "--max-old-space-size=384 " in environment(memory_mb=640)["NODE_OPTIONS"]
+    assert "--max-old-space-size=320 " in environment(memory_mb=640)["NODE_OPTIONS"]
 
 
 @pytest.mark.parametrize(

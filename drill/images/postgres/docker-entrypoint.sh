@@ -79,7 +79,11 @@ initialise() {
   create_cluster "$@"
   export PGPASSWORD=${PGPASSWORD:-$POSTGRES_PASSWORD}
   # Only the socket listens until everything is in place, so that nobody takes it for ready.
-  pg_ctl --pgdata "$PGDATA" --silent --wait --options "-c listen_addresses='' -p 5432 $(printf '%q ' "${@:2}")" start
+  local options="-c listen_addresses='' -p 5432"
+  if (($# > 1)); then
+    options+=" $(printf '%q ' "${@:2}")"
+  fi
+  pg_ctl --pgdata "$PGDATA" --silent --wait --options "$options" start
   if [[ $POSTGRES_DB != postgres ]]; then
     sql --dbname postgres --set database="$POSTGRES_DB" <<< 'CREATE DATABASE :"database";'
   fi

@@ -58,7 +58,7 @@ class Assembler:
         try:
             reads = await self._read(request, query, deadline)
             vector = await embedding if embedding is not None else None
-            found = await self._recall(reads, vector, deadline, degraded)
+            found = await self._recall(reads, query, vector, deadline, degraded)
         except StoreUnavailable:
             degraded.reasons.clear()
             degraded.add("postgres")
@@ -85,13 +85,13 @@ class Assembler:
             metrics.STAGES.labels("read").observe(time.perf_counter() - begun)
 
     async def _recall(
-        self, reads: Reads, vector: list[float] | None, deadline: Deadline, degraded: Degraded
+        self, reads: Reads, query: str, vector: list[float] | None, deadline: Deadline, degraded: Degraded
     ) -> list[Found]:
         client = reads.profile.id
         near = await self._retrieval.near(client, vector, deadline, degraded) if vector is not None else {}
         ranked = self._retrieval.rank(reads.lexical, near)
         try:
-            return await self._retrieval.show(client, ranked, self._settings.chunks, deadline)
+            return await self._retrieval.show(client, query, ranked, self._settings.chunks, deadline)
         except StoreUnavailable:
             degraded.add("recall")
             return []

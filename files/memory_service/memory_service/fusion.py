@@ -7,6 +7,7 @@ fusion with equal weights lost 8 to 10 points of recall against BM25 alone when 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,16 +17,21 @@ from memory_service.lexical import LexicalScore
 
 CANDIDATES: Final = 100
 _RATING_FACTOR: Final = {1: 0.5, 2: 0.8, 3: 1.0, 4: 1.05, 5: 1.1}
+QUESTION_FACTOR: Final = 0.88
+TIME_FACTOR: Final = 1.1
 RECENCY_SHARE: Final = 0.05
 RECENCY_HALF_LIFE_DAYS: Final = 90.0
 
 
 @dataclass(frozen=True)
 class Weights:
-    """How much the searches count. `dense` against the lexical rest; `own` against the window's words."""
+    """How much the searches count: `dense` is the share of meaning; the others stand beside the window's
+    words, which count 1."""
 
     dense: float
-    own: float
+    own: float = 0.5
+    wide: float = 0.3
+    chat: float = 0.4
 
 
 @dataclass(frozen=True)
@@ -62,9 +68,8 @@ def best(scores: Mapping[int, float], count: int) -> dict[int, float]:
 
 def fuse(lexical: Mapping[int, LexicalScore], dense: Mapping[int, float], weights: Weights) -> list[Ranked]:
     """All candidates of both searches, best first. With one search empty the other decides alone."""
-    combined = {slot: value.window + weights.own * value.own for slot, value in lexical.items()}
-    words = scaled(best(combined, CANDIDATES), floor=0.0)
-    meaning = scaled(best(dense, CANDIDATES))
+    words = scaled(best(_words(lexical, weights), CANDIDATES), floor=0.0)
+    meaning = scaled(best(_with_neighbours(dense), CANDIDATES))
     share = 0.0 if not meaning else 1.0 if not words else weights.dense
     ranked = [
         Ranked(
@@ -80,6 +85,31 @@ def fuse(lexical: Mapping[int, LexicalScore], dense: Mapping[int, float], weight
     return sorted(ranked, key=lambda item: (-item.score, -item.slot))
 
 
+def _words(lexical: Mapping[int, LexicalScore], weights: Weights) -> dict[int, float]:
+    """One lexical score from the four, each against the best of its kind."""
+    if not lexical:
+        return {}
+    most = [
+        max((getattr(value, kind) for value in lexical.values()), default=0.0) or 1.0
+        for kind in ("window", "own", "wide", "chat")
+    ]
+    return {
+        slot: value.window / most[0]
+        + weights.own * value.own / most[1]
+        + weights.wide * value.wide / most[2]
+        + weights.chat * value.chat / most[3]
+        for slot, value in lexical.items()
+    }
+
+
+def _with_neighbours(dense: Mapping[int, float]) -> dict[int, float]:
+    """A meaning that the messages beside share counts half again."""
+    return {
+        slot: value + 0.5 * max(0.0, dense.get(slot - 1, 0.0), dense.get(slot + 1, 0.0))
+        for slot, value in dense.items()
+    }
+
+
 def relevant(candidate: Ranked, gate_lexical: float, gate_dense: float) -> bool:
     """Whether a candidate has anything to do with the query, measured absolutely.
 
@@ -89,11 +119,31 @@ def relevant(candidate: Ranked, gate_lexical: float, gate_dense: float) -> bool:
     return candidate.coverage >= gate_lexical or candidate.cosine >= gate_dense
 
 
-def adjusted(score: float, occurred_at: datetime, now: datetime, rating: int | None) -> float:
-    """A score with a small bonus for recency and a bounded factor for the user's rating of the turn."""
+def adjusted(score: float, occurred_at: datetime, now: datetime, rating: int | None, text: str) -> float:
+    """A score with a small bonus for recency, a bounded factor for the user's rating of the turn, and a
+    smaller one for a message that only asks: what is looked for is mostly what was told."""
+    if text.rstrip().endswith("?"):
+        score *= QUESTION_FACTOR
     age = max(0.0, (now - occurred_at).total_seconds() / 86_400.0)
     bonus = RECENCY_SHARE * math.exp(-age * math.log(2.0) / RECENCY_HALF_LIFE_DAYS)
     return (score + bonus) / (1.0 + RECENCY_SHARE) * _RATING_FACTOR.get(rating or 3, 1.0)
+
+
+_ASKS_WHEN = re.compile(
+    r"\b(?:when|how long|what (?:year|month|date|day)|which (?:year|month|day))\b", re.IGNORECASE
+)
+_TELLS_WHEN = re.compile(
+    r"\b(?:yesterday|today|tonight|tomorrow|ago|since|recently|(?:last|next|this|in|on) "
+    r"(?:night|week|weekend|month|year|summer|winter|spring|fall|autumn|morning|evening|(?:19|20)\d\d"
+    r"|(?:mon|tues|wednes|thurs|fri|satur|sun)day|january|february|march|april|may|june|july|august|september"
+    r"|october|november|december)|\d+ (?:days|weeks|months|years))\b",
+    re.IGNORECASE,
+)
+
+
+def timely(query: str, text: str) -> float:
+    """A bonus for a message that tells a time when the query asks for one."""
+    return TIME_FACTOR if _ASKS_WHEN.search(query) and _TELLS_WHEN.search(text) else 1.0
 
 
 def fingerprint(text: str) -> frozenset[str]:

@@ -1,7 +1,8 @@
 """BM25 over a message together with its neighbours, from postings alone.
 
 A message of a chat rarely repeats what it answers: "Biscuit!" is found by the question before it. So a
-message is scored twice, by its own words and by the words of the window of three around it.
+message is scored by its own words, by those of the three and of the five messages around it, and by those of
+its whole chat.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 K1: Final = 1.2
 B: Final = 0.75
+CHAT_BITS: Final = 20  # slot = chat * 2^20 + position
+CHAT_K: Final = 2.0
 _POSTING = struct.Struct(">qhh")  # slot, term frequency, length of the message in words
 
 # Words that carry a greeting or thanks and nothing to look for.
@@ -28,8 +31,7 @@ SMALL_TALK: Final = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class Posting:
+class Posting(NamedTuple):
     """One use of a term: where, how often, and how long the message is."""
 
     slot: int
@@ -39,10 +41,13 @@ class Posting:
 
 @dataclass(frozen=True)
 class LexicalScore:
-    """BM25 of a message alone and with its neighbours, and the share of the query's weight it matches."""
+    """BM25 of a message alone, of three and of five messages around it, of its chat; and the share of the
+    query's weight that the three match."""
 
     own: float
     window: float
+    wide: float
+    chat: float
     coverage: float
 
 
@@ -59,10 +64,6 @@ def informative(terms: Iterable[str]) -> list[str]:
 def inverse_document_frequency(total: int, containing: int) -> float:
     """BM25's weight of a term; never negative."""
     return math.log(1.0 + (max(total, containing) - containing + 0.5) / (containing + 0.5))
-
-
-def _saturated(tf: float, length: float, average: float) -> float:
-    return tf * (K1 + 1.0) / (tf + K1 * (1.0 - B + B * length / average))
 
 
 def score(
@@ -87,26 +88,51 @@ def score(
     everything = sum(weights.values()) * len(terms) / len(weights) or 1.0
     own: dict[int, float] = {}
     window: dict[int, float] = {}
+    wide: dict[int, float] = {}
+    chat: dict[int, float] = {}
     covered: dict[int, float] = {}
-    for term in terms:
-        found = postings.get(term)
-        if not found:
-            continue
-        weight = weights[term]
+    # What a frequency is held against, by the length of the message and of the three: this loop is where an
+    # assemble spends its time, so everything that does not depend on the term is worked out once.
+    flat, slope = K1 * (1.0 - B), K1 * B / average
+    alone = {slot: flat + slope * length for slot, length in lengths.items()}
+    # The length of a neighbour is known only where it matches too; the average stands in for the rest.
+    three: dict[int, float] = {}
+    for term, weight in weights.items():
         near: dict[int, int] = {}
-        for posting in found:
-            slot = posting.slot
-            own[slot] = own.get(slot, 0.0) + weight * _saturated(posting.tf, posting.length, average)
+        far: dict[int, int] = {}
+        said: dict[int, int] = {}
+        full = weight * (K1 + 1.0)
+        for posting in postings[term]:
+            slot, tf = posting.slot, posting.tf
+            own[slot] = own.get(slot, 0.0) + full * tf / (tf + alone[slot])
             for beside in (slot - 1, slot, slot + 1):
-                near[beside] = near.get(beside, 0) + posting.tf
+                near[beside] = near.get(beside, 0) + tf
+            for beside in (slot - 2, slot - 1, slot, slot + 1, slot + 2):
+                far[beside] = far.get(beside, 0) + tf
+            number = slot >> CHAT_BITS
+            said[number] = said.get(number, 0) + tf
         for slot, tf in near.items():
-            # The neighbours' length is known only where they match too; the average stands in for the rest.
-            size = (
-                lengths.get(slot - 1, average) + lengths.get(slot, average) + lengths.get(slot + 1, average)
-            )
-            window[slot] = window.get(slot, 0.0) + weight * _saturated(tf, size, 3.0 * average)
+            against = three.get(slot)
+            if against is None:
+                size = (
+                    lengths.get(slot - 1, average)
+                    + lengths.get(slot, average)
+                    + lengths.get(slot + 1, average)
+                )
+                against = three[slot] = flat + slope * size / 3.0
+            window[slot] = window.get(slot, 0.0) + full * tf / (tf + against)
             covered[slot] = covered.get(slot, 0.0) + weight
+        for slot, tf in far.items():
+            wide[slot] = wide.get(slot, 0.0) + full * tf / (tf + K1)
+        for number, tf in said.items():
+            chat[number] = chat.get(number, 0.0) + weight * tf / (tf + CHAT_K)
     return {
-        slot: LexicalScore(own.get(slot, 0.0), value, covered[slot] / everything)
+        slot: LexicalScore(
+            own.get(slot, 0.0),
+            value,
+            wide[slot],
+            chat.get(slot >> CHAT_BITS, 0.0),
+            covered[slot] / everything,
+        )
         for slot, value in window.items()
     }

@@ -23,7 +23,7 @@ from memory_service.lexical import SMALL_TALK, Posting, unpack_postings
 from memory_service.schemas import FIRST_OWN_ID
 
 NAMESPACE: Final = uuid.UUID("6f0c1b0e-57a5-5c39-9d0e-0d6c1f6f2a11")
-POSTINGS_PER_TERM: Final = 3_000
+POSTINGS_PER_TERM: Final = 1_000
 Row = dict[str, Any]
 
 

@@ -20,6 +20,7 @@ from memory_service.fusion import (
     fingerprint,
     fuse,
     relevant,
+    timely,
 )
 from memory_service.lexical import score
 from memory_service.qdrant import Qdrant
@@ -78,7 +79,7 @@ class Retrieval:
         self._database = database
         self._embedder = embedder
         self._qdrant = qdrant
-        self._weights = Weights(settings.dense_weight, settings.own_weight)
+        self._weights = Weights(settings.dense_weight)
 
     async def embed(self, query: str, deadline: Deadline, degraded: Degraded) -> list[float] | None:
         """The query's vector, or None when the model does not answer in time."""
@@ -152,7 +153,9 @@ class Retrieval:
         metrics.STAGES.labels("fuse").observe(time.perf_counter() - started)
         return chosen
 
-    async def show(self, client_id: int, ranked: list[Ranked], limit: int, deadline: Deadline) -> list[Found]:
+    async def show(
+        self, client_id: int, query: str, ranked: list[Ranked], limit: int, deadline: Deadline
+    ) -> list[Found]:
         """The best `limit` candidates with their texts, as PostgreSQL has them now and without repetitions."""
         if not ranked:
             return []
@@ -167,7 +170,8 @@ class Retrieval:
         found = [
             Found(
                 entry,
-                adjusted(item.score, entry.occurred_at, now, entry.rating),
+                adjusted(item.score, entry.occurred_at, now, entry.rating, entry.content)
+                * timely(query, entry.content),
                 item.lexical,
                 item.dense,
             )
@@ -204,4 +208,4 @@ class Retrieval:
         finally:
             embedding.cancel()
         near = await self.near(client_id, vector, deadline, degraded) if vector else {}
-        return await self.show(client_id, self.rank(lexical, near), limit, deadline), degraded.reasons
+        return await self.show(client_id, query, self.rank(lexical, near), limit, deadline), degraded.reasons

@@ -2,7 +2,8 @@
 
 The weights (32,000 x 256 half floats) and the vocabulary come with the package `wordllama`, of which only
 these two files are read: its code would import numpy and a tokenizer library, 60 MB that a 2 GB machine has
-better uses for. The weights are mapped, not loaded, so that only the pages of words in use are resident.
+better uses for. Of the weights only the rows of a text's words are read, from the file, so that they stay in
+the page cache, which the system may take back, and out of this process.
 
 A text is cut into the pieces of the model's vocabulary by byte-pair merging within words, and the vectors
 of the pieces are averaged. That is less than a transformer knows, and a thousand times cheaper. Vectors are padded with zeros to the size of the index, which leaves cosines unchanged.
@@ -14,7 +15,7 @@ import array
 import importlib.util
 import json
 import math
-import mmap
+import os
 import re
 import struct
 from collections import OrderedDict
@@ -44,17 +45,22 @@ def package_directory() -> Path:
     return Path(spec.origin).parent
 
 
+def _vocabulary(text: str) -> dict[str, int]:
+    """The vocabulary of a tokenizer file; its other nine tenths are not even parsed."""
+    start = text.index("{", text.index('"vocab"'))
+    pieces: dict[str, int] = json.JSONDecoder().raw_decode(text, start)[0]
+    return pieces
+
+
 class StaticModel:
     """The model; `embed` maps a text to a unit vector of `size` numbers."""
 
     def __init__(self, size: int, directory: Path | None = None) -> None:
         root = directory or package_directory()
-        with (root / _VOCABULARY).open(encoding="utf-8") as file:
-            self._pieces: dict[str, int] = json.load(file)["model"]["vocab"]
-        with (root / _WEIGHTS).open("rb") as weights:
-            self._map = mmap.mmap(weights.fileno(), 0, access=mmap.ACCESS_READ)
-        (header_length,) = struct.unpack_from("<Q", self._map, 0)
-        tensor = json.loads(self._map[8 : 8 + header_length])["embedding.weight"]
+        self._pieces = _vocabulary((root / _VOCABULARY).read_text(encoding="utf-8"))
+        self._file = (root / _WEIGHTS).open("rb", buffering=0)
+        (header_length,) = struct.unpack("<Q", self._file.read(8))
+        tensor = json.loads(self._file.read(header_length))["embedding.weight"]
         rows, self._width = tensor["shape"]
         if tensor["dtype"] != "F16" or rows < len(self._pieces) or self._width > size:
             raise ConfigurationError(
@@ -103,7 +109,7 @@ class StaticModel:
     def embed(self, text: str) -> list[float]:
         """The unit vector of a text; of a text without words, the unit vector of an empty sentence."""
         total = [0.0] * self._width
-        row, start, size = self._row, self._start, self._row.size
+        row, start, size, file = self._row, self._start, self._row.size, self._file.fileno()
         counts: dict[int, int] = {}
         for word in _WORD.findall(text)[:_MAX_WORDS]:
             spaced = _SPACE + word[:_MAX_WORD] if word[0].isalnum() else word
@@ -112,7 +118,7 @@ class StaticModel:
         if not counts:
             counts[self._pieces[_SPACE]] = 1
         for number, count in counts.items():
-            values = row.unpack_from(self._map, start + number * size)
+            values = row.unpack(os.pread(file, size, start + number * size))
             total = [old + count * new for old, new in zip(total, values, strict=True)]
         norm = math.sqrt(sum(value * value for value in total)) or 1.0
         # Through single precision, so that a vector is the same before and after it was stored.

@@ -1,0 +1,3 @@
+"""The secret of the demo deploy; no output may ever hold it."""
+
+SECRET = "correct-horse-battery-staple"
