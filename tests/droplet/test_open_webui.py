@@ -108,7 +108,8 @@ def facts(host, word):
     """(client, key, value) of every fact with that word in its key."""
     key = word.replace("-", "_")
     rows = sql(
-        host, f"SELECT client_id, fact_key, fact_value FROM memory.memory_facts WHERE strpos(fact_key, '{key}') > 0"
+        host,
+        f"SELECT client_id, fact_key, fact_value FROM memory.memory_facts WHERE strpos(fact_key, '{key}') > 0",
     )
     return [tuple(row.split("|")) for row in rows]
 

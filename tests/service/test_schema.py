@@ -105,7 +105,10 @@ def test_words_and_date_follow_their_entry_through_update_and_delete(connection:
     terms = connection.execute("SELECT term, tf, len FROM memory.memory_terms ORDER BY term").fetchall()
     assert terms == [("2023", 1, 6), ("4", 1, 6), ("bark", 1, 6), ("dog", 2, 6), ("may", 1, 6)]
     connection.execute("UPDATE memory.memory_entries SET content = 'a cat' WHERE id = %s", [entry])
-    assert one(connection, "SELECT string_agg(term, ',' ORDER BY term) FROM memory.memory_terms") == "2023,4,cat,may"
+    assert (
+        one(connection, "SELECT string_agg(term, ',' ORDER BY term) FROM memory.memory_terms")
+        == "2023,4,cat,may"
+    )
     connection.execute("DELETE FROM memory.memory_entries WHERE id = %s", [entry])
     assert one(connection, "SELECT count(*) FROM memory.memory_terms") == 0
 
