@@ -14,8 +14,8 @@ from pyinfra.context import host
 #: What Debian calls the releases that the deploy was written for.
 SUPPORTED = {("debian", "12"), ("debian", "13"), ("ubuntu", "24.04")}
 
-#: Processes that hold a published port for a container of ours.
-OURS = frozenset({"docker-proxy", "dockerd", "systemd", "memory-service", "python3", "python", "uvicorn"})
+#: Processes that hold our own ports: Docker for containers, systemd and the memory service for its socket.
+OURS = frozenset({"docker-proxy", "dockerd", "memory-service", "systemd"})
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pyinfra_cli.exceptions import CliError
+from pyinfra.api.exceptions import PyinfraError
 
 from settings.images import PinsError
 from settings.schema import SettingsError
@@ -20,4 +20,4 @@ def one_sentence() -> Iterator[None]:
     try:
         yield
     except (SettingsError, SecretsError, PinsError, DrillError) as error:
-        raise CliError(str(error)) from None
+        raise PyinfraError(str(error)) from None
