@@ -161,8 +161,10 @@ def test_09_a_power_cut_comes_back_by_itself(converged):
     droplet.pull_plug()
     machine.ensure(NAME)
     waited = droplet.run(
-        "for i in $(seq 120); do systemctl is-active -q droplet-postgres droplet-qdrant droplet-ingress "
-        "&& docker exec postgres pg_isready -q && exit 0; sleep 1; done; exit 1"
+        "for i in $(seq 240); do docker exec postgres pg_isready -q "
+        "&& curl -sfo /dev/null http://127.0.0.1:6333/readyz http://127.0.0.1:8765/readyz "
+        "&& curl -sfo /dev/null http://127.0.0.1:5678/healthz/readiness "
+        "&& curl -sfo /dev/null http://127.0.0.1:8080/ready && exit 0; sleep 1; done; exit 1"
     )
     assert waited.returncode == 0
     assert dry_run(NAME).changes == []
