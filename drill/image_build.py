@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Final
 
-from drill import paths
+from drill import laptop, paths
 from drill.console import say
 from drill.errors import CannotRunHere, CommandFailed
 from drill.image_recipes import BASES, DPKG_OPTIONS, TOOLS, Base, Recipe, Target, context_files, inputs_hash
@@ -29,14 +29,14 @@ _preparing = threading.Lock()
 
 
 def check_laptop() -> None:
-    """Refuse at once what would fail half way. Raises CannotRunHere."""
-    missing = sorted(package for program, package in PROGRAMS.items() if shutil.which(program) is None)
-    if missing:
-        raise CannotRunHere(
-            f"images need {', '.join(missing)}; install them: apt-get install {' '.join(missing)}"
-        )
+    """Refuse at once what would fail half way, and install what is missing.
+
+    Raises:
+        CannotRunHere: the caller is not root, or a program is missing and cannot be installed.
+    """
     if os.geteuid() != 0:
         raise CannotRunHere("building images needs root, for the file owners inside them; use sudo.")
+    laptop.install_missing(PROGRAMS)
 
 
 def laptop_certificates() -> Path | None:

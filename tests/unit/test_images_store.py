@@ -163,9 +163,18 @@ def test_an_image_of_somebody_else_under_the_same_tag_is_not_ours(
         images.ensure(["ingress"])
 
 
-def test_a_missing_program_is_told_before_anything_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_programs_are_installed_before_anything_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed: list[list[str]] = []
+    monkeypatch.setattr("os.geteuid", lambda: 0)
     monkeypatch.setattr("shutil.which", lambda program: None)
-    with pytest.raises(CannotRunHere, match="apt-get install buildah docker-registry mmdebstrap"):
+    monkeypatch.setattr("drill.laptop._install", installed.append)
+    image_build.check_laptop()
+    assert installed == [["buildah", "docker-registry", "mmdebstrap"]]
+
+
+def test_images_are_not_built_without_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    with pytest.raises(CannotRunHere, match="needs root"):
         image_build.check_laptop()
 
 
