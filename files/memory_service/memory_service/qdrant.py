@@ -209,6 +209,11 @@ class Qdrant:
             body = {"field_name": field, "field_schema": schema}
             await self._call("PUT", f"/collections/{collection}/index?wait=true", body)
 
+    async def missing_indexes(self, collection: str) -> set[str]:
+        """The declared payload indexes that a collection lacks; its creation may have been cut short."""
+        found = await self._call("GET", f"/collections/{collection}")
+        return set(INDEXES) - set(found.get("payload_schema") or {})
+
     async def drop(self, collection: str) -> None:
         """Deletes a collection."""
         await self._call("DELETE", f"/collections/{collection}")

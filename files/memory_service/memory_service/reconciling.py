@@ -38,8 +38,11 @@ class Reconciler:
             raise
         if not there:
             log.warning("the collection %s is gone and is made anew from PostgreSQL", self._qdrant.active)
+            self._was_away = True  # first, so that a creation that is cut short is completed by the next look
             await self._qdrant.create(self._qdrant.active)
-            self._was_away = True
+        elif self._was_away and await self._qdrant.missing_indexes(self._qdrant.active):
+            log.warning("the collection %s lacks payload indexes and gets them", self._qdrant.active)
+            await self._qdrant.create(self._qdrant.active)
         if self._was_away:
             await self._database.run(system_rows.hasten, system=True, wait_s=2.0)
         if self._was_away or time.monotonic() - self._compared_at >= COMPARE_EVERY_S:
