@@ -174,6 +174,14 @@ def test_what_the_deploy_sets_survives_a_restart(first):
     assert said(first, "readlink /etc/localtime").endswith("Europe/Berlin")
 
 
+def command_line(pid: int) -> bytes:
+    """The command line of a process, nothing once it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
 def test_docker_in_it_runs_a_container_with_its_limit_and_publishes_a_port(first):
     said(
         first,
@@ -200,7 +208,7 @@ def test_docker_in_it_runs_a_container_with_its_limit_and_publishes_a_port(first
     # Its processes count as the droplet's, so the droplet's limit holds them too.
     inner = int(said(first, "docker inspect -f '{{.State.Pid}}' web"))
     assert inner > 0
-    commands = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in nspawn.group(_record(FIRST)).processes()]
+    commands = [command_line(pid) for pid in nspawn.group(_record(FIRST)).processes()]
     assert any(b"httpd\0-f\0-p\08099" in command for command in commands)
 
 
