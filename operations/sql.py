@@ -12,7 +12,7 @@ from pyinfra.context import host, state
 
 from operations.announcing import announce_diff
 from operations.differences import Json
-from operations.facts import FileStates, SqlAnswer
+from operations.facts import SqlAnswer
 from operations.host_paths import checked_path
 from operations.migration_plan import (
     MigrationError,
@@ -25,7 +25,6 @@ from operations.migration_plan import (
 )
 from operations.scram import scram_verifier
 from operations.secret_text import SecretText, revealed
-from operations.service_plan import stamp_path
 from operations.shell import refusal, script
 from operations.sql_scripts import CONFIRM_LOGIN, QUERY_DATABASE, QUERY_ROLE, RUN, STOPPED
 from operations.sql_text import (
@@ -36,28 +35,11 @@ from operations.sql_text import (
     role_changes,
     role_query,
 )
-from settings import names
 
 
 def _wait_s() -> int:
     """Seconds to wait for the server: it may have been started a moment ago by this very run."""
     return 60 if state.is_executing else 1
-
-
-def _stopped(container: str) -> bool:
-    """Whether a dry run looks at a server that ran before and does not run now.
-
-    Its roles and databases cannot be seen then, and saying that all of them would be made is wrong:
-    what the dry run has to show is the stopped unit, which ``service`` does.
-    """
-    if state.is_executing:
-        return False
-    stamp = stamp_path(names.unit(container))
-    provisioned = host.get_fact(FileStates, paths=[stamp]).get(stamp)
-    if provisioned is None or provisioned.kind != "file":
-        return False
-    host.noop(f"cannot be looked at before {names.unit(container)} runs again")
-    return True
 
 
 def _unreachable(container: str) -> StringCommand:
@@ -111,8 +93,6 @@ def sql_role(
         return
     if found == STOPPED:
         host.noop(f"{container} is stopped; what is in it can be compared when it runs")
-        return
-    if found is None and _stopped(container):
         return
     answer: dict[str, Json] = found if isinstance(found, dict) else {}
     statements = role_changes(answer.get("role"), role, attributes, connection_limit, declared)
@@ -176,8 +156,6 @@ def sql_database(
         return
     if found == STOPPED:
         host.noop(f"{container} is stopped; what is in it can be compared when it runs")
-        return
-    if found is None and _stopped(container):
         return
     known: dict[str, Json] = found if isinstance(found, dict) else {}
     absent = not known

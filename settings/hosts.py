@@ -93,7 +93,7 @@ def local(name: str | None = None) -> Target:
     from drill import images
     from drill.machine import ensure
 
-    images.ensure()
+    lock = images.ensure_lock()
     droplet = ensure(name or os.environ.get("DROPLET_NAME") or LOCAL_DROPLET)
     changed: dict[str, Any] = {
         "hostname": droplet.name,
@@ -102,7 +102,7 @@ def local(name: str | None = None) -> Target:
         "domain": LOCAL_DOMAIN,
         "image_registry": droplet.registry,
         "image_registry_insecure": True,
-        "image_lock": str(images.lock_file()),
+        "image_lock": str(lock),
     }
     if "DROPLET_SETTINGS" in os.environ or settings_file().exists():
         changed |= read_settings_file(settings_file())
