@@ -9,8 +9,8 @@ It lets everything that speaks to a provider be proven without one:
   facts with evidence when the request asks for the JSON schema `memory_extraction`. Streaming works.
 * `PUT /control` injects faults: `{"target": "chat", "mode": "status", "status": 429, "times": 3}`.
   Modes: `delay` (`seconds`), `hang`, `status` (`status`), `garbage` (200 with a body that is not JSON),
-  `wrong` (200 with valid JSON of another shape), `close` (connection cut). `times` limits how often;
-  without it the fault stays until `DELETE /control`.
+  `wrong` (200 with valid JSON of another shape), `close` (connection cut), `slow` (`seconds` before each
+  word of a stream). `times` limits how often; without it the fault stays until `DELETE /control`.
 * `GET /journal` tells what was asked, without contents: kind, model, sizes, a digest, whether a bearer
   key came along, and whether a memory block was present.
 
@@ -324,7 +324,7 @@ class State:
             self.released = threading.Event()
 
 
-_MODES: Final = ("delay", "hang", "status", "garbage", "wrong", "close")
+_MODES: Final = ("delay", "hang", "status", "garbage", "wrong", "close", "slow")
 _TARGETS: Final = ("chat", "embeddings", "models", "all")
 
 
@@ -352,6 +352,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version = "openai-double/1"
     server: DoubleServer
+    pause_s = 0.0
 
     def log_message(self, format: str, *args: Any) -> None:
         """Silent: the journal is the log."""
@@ -488,7 +489,8 @@ class Handler(BaseHTTPRequestHandler):
         """Applies the fault for this request; True when the request is thereby answered."""
         state = self.server.state
         fault = state.take(target)
-        if fault is None:
+        self.pause_s = fault.seconds if fault is not None and fault.mode == "slow" else 0.0
+        if fault is None or fault.mode == "slow":
             return False
         if fault.mode == "delay":
             time.sleep(min(fault.seconds, HANG_S))
@@ -599,6 +601,7 @@ class Handler(BaseHTTPRequestHandler):
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             event([{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}])
             for piece in pieces:
+                time.sleep(self.pause_s)
                 event([{"index": 0, "delta": {"content": piece}, "finish_reason": None}])
             event([{"index": 0, "delta": {}, "finish_reason": "stop"}])
             if usage is not None:

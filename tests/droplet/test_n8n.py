@@ -1,7 +1,13 @@
 """n8n on a live droplet: its webhooks called over TLS through the ingress, its drift made and repaired."""
 
+import collections
+import contextlib
+import http.client
 import json
 import shlex
+import socket
+import ssl
+import threading
 import time
 import uuid
 from dataclasses import dataclass
@@ -209,6 +215,122 @@ def test_while_n8n_restarts_no_caller_gets_its_boot_page_for_an_answer(host, web
     for answer in answers:
         assert "starting up" not in answer.text
         assert (answer.status == 200) == ("x-memory-workflow" in answer.headers), answer
+
+
+class Outside:
+    """A caller on another machine: TLS to the ingress on one connection that is made anew when it breaks."""
+
+    def __init__(self, droplet, token):
+        self._droplet, self._token = droplet, token
+        self._name = f"n8n.{droplet.settings['domain']}"
+        self._trust = ssl.create_default_context()
+        self._trust.check_hostname, self._trust.verify_mode = False, ssl.CERT_NONE
+        self._connection = None
+
+    def call(self, path, body):
+        """Status and whether it is the contract's answer; OSError or HTTPException when there is none."""
+        if self._connection is None:
+            self._connection = http.client.HTTPSConnection(self._name, timeout=40)
+            plain = socket.create_connection((self._droplet.address, 443), timeout=40)
+            self._connection.sock = self._trust.wrap_socket(plain, server_hostname=self._name)
+        try:
+            headers = {"X-Webhook-Token": self._token, "Content-Type": "application/json"}
+            self._connection.request("POST", f"/webhook/{path}", json.dumps(body), headers)
+            answer = self._connection.getresponse()
+            answer.read()
+            return answer.status, answer.status == 200 and answer.getheader("x-memory-workflow") is not None
+        except (OSError, http.client.HTTPException):
+            self.close()
+            raise
+
+    def close(self):
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def all_at_once(count, work):
+    """Start ``work`` in that many threads, and return them."""
+    threads = [threading.Thread(target=work) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+@pytest.fixture
+def token(host):
+    return host.check_output(f"cat {SECRETS}/webhook_token")
+
+
+def test_a_restart_amid_500_writebacks_loses_none_that_was_acknowledged(host, droplet, token, client):
+    """Callers repeat until they get the contract's answer; the database says what became of each turn."""
+    todo = [f"m{number}" for number in range(500)]
+    acknowledged, other = [], collections.Counter()
+    stop = time.monotonic() + 300
+
+    def write():
+        caller = Outside(droplet, token)
+        with contextlib.suppress(IndexError):
+            while message := todo.pop():
+                body = {**turn(client, f"This is note {message} of many"), "message_id": message}
+                while time.monotonic() < stop:
+                    try:
+                        status, answered = caller.call("memory/writeback", body)
+                    except (OSError, http.client.HTTPException) as error:
+                        status, answered = type(error).__name__, False
+                    if answered:
+                        acknowledged.append(message)
+                        break
+                    other[status] += 1
+                    time.sleep(0.2)
+        caller.close()
+
+    threads = all_at_once(8, write)
+    wait_for(lambda: len(acknowledged) > 100, 120)
+    before = len(acknowledged)
+    host.check_output("systemctl restart droplet-n8n")
+    for thread in threads:
+        thread.join()
+    print(f"restarted after {before} of 500; meanwhile {dict(other)}")
+    assert 100 < before < 500 and other, "the restart was in the middle, and was noticed"
+    assert len(acknowledged) == 500
+    kept = sql(
+        host,
+        "select count(*), count(distinct content) from memory.memory_entries e join memory.client_profiles c "
+        f"on c.id = e.client_id where c.user_id = '{client}' and role = 'user'",
+    )
+    assert kept == "500|500"
+
+
+def test_fifty_callers_for_five_minutes_stay_inside_the_memory_limit(host, droplet, token, client):
+    outcomes, stop = collections.Counter(), time.monotonic() + 300
+    since = host.check_output("docker inspect -f '{{.State.StartedAt}}' n8n")
+
+    def ask():
+        caller = Outside(droplet, token)
+        while time.monotonic() < stop:
+            try:
+                status, answered = caller.call("memory/assemble", {"client_id": client, "query": "tea?"})
+            except (OSError, http.client.HTTPException) as error:
+                status, answered = type(error).__name__, False
+            outcomes["answered" if answered else status] += 1
+        caller.close()
+
+    peak_mb = 0.0
+    threads = all_at_once(50, ask)
+    while any(thread.is_alive() for thread in threads):
+        used = host.check_output("docker stats --no-stream --format '{{.MemUsage}}' n8n")
+        peak_mb = max(peak_mb, float(used.partition("MiB")[0]))
+    print(f"50 callers, 5 minutes: {dict(outcomes)}, n8n at most {peak_mb:.0f} MiB")
+    assert host.check_output("docker inspect -f '{{.State.StartedAt}}' n8n") == since
+    counted = host.check_output(
+        "docker exec n8n sh -c "
+        "'cat /sys/fs/cgroup/memory/memory.oom_control /sys/fs/cgroup/memory.events 2>/dev/null | grep oom_kill'"
+    )
+    assert "oom_kill 0" in counted.splitlines()
+    # The callers share this computer's processors with the droplet: a late answer is told as one, in JSON.
+    assert set(outcomes) <= {"answered", 503, 504}
+    assert outcomes["answered"] > 0.99 * sum(outcomes.values())
 
 
 def test_no_secret_is_in_its_environment_its_log_or_its_unit(host):

@@ -312,6 +312,36 @@ def test_an_edited_message_replaces_the_fact(host, token, model, word):
     wait_until("the fact to be replaced", lambda: [f[2] for f in facts(host, word)] == ["a robin"], 60)
 
 
+@pytest.fixture
+def slow_model(droplet):
+    """The double of the provider, which local droplets ask, pauses before each word; calls its journal."""
+    if not droplet.local:
+        pytest.skip("a real provider cannot be slowed down")
+    provider = droplet.settings["llm_base_url"].removesuffix("/v1")
+    http("PUT", f"{provider}/control", {"target": "chat", "mode": "slow", "seconds": 0.2})
+    yield lambda: http("GET", f"{provider}/journal").json["counts"].get("chat", 0)
+    http("DELETE", f"{provider}/control")
+
+
+def test_an_answer_that_the_user_stops_is_kept_in_the_chat_and_not_remembered(
+    host, token, model, word, slow_model
+):
+    asked = slow_model()
+    chat = Chat(SITE, token, model)
+    question = f"Tell me a story of {word}: " + "once more " * 30  # the double repeats it word by word
+    stopped = chat.send(question)
+    wait_until("the question at the provider", lambda: slow_model() > asked)
+    time.sleep(2.0)  # let some words arrive: the state to be tested is an answer cut in its middle
+    answer = http("POST", f"{SITE}/api/tasks/chat/{chat.chat_id}/stop", token=token)
+    assert answer.status == 200, answer.text
+    text = chat.wait(stopped)
+    assert text.startswith("You said") and len(text) < len(question)
+    later = f"later{random_source.token_hex(4)}"
+    assert said(complete(token, model, f"My {later} is a crane.")).startswith("Noted")
+    remembered(host, later)  # what was sent after the stopped answer has arrived
+    assert entries(host, word) == []
+
+
 def test_two_tabs_at_once_are_both_remembered(host, token, model, word):
     tabs = [Chat(SITE, token, model) for _ in range(2)]
     threads = [

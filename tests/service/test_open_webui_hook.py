@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import socket
@@ -276,54 +275,41 @@ def test_an_edited_message_is_a_new_turn_and_the_old_branch_is_not_sent_again(
     assert len(asked) == 1 and asked[0].startswith("My favourite colour is amber.")
 
 
-def slow_stream(self: Any, identity: str, model: str, text: str, usage: object) -> None:
-    """A model that takes 10 s for its answer."""
-    self.send_response(200)
-    self.send_header("Content-Type", "text/event-stream")
-    self.send_header("Connection", "close")
-    self.end_headers()
-    self.close_connection = True
-    with contextlib.suppress(OSError):
-        for _ in range(100):
-            choice = {"index": 0, "delta": {"content": "word "}, "finish_reason": None}
-            event = {"id": identity, "object": "chat.completion.chunk", "model": model, "choices": [choice]}
-            self.wfile.write(b"data: " + json.dumps(event).encode() + b"\n\n")
-            self.wfile.flush()
-            time.sleep(0.1)
+LONG = "Tell me a story: " + "once more " * 30
+"""The double's answer repeats it, word by word."""
 
 
 def test_an_answer_that_the_user_stops_is_kept_in_the_chat_and_not_remembered(
-    server: OpenWebui, tokens: list[str], monkeypatch: pytest.MonkeyPatch
+    server: OpenWebui, tokens: list[str], model: tuple[str, openai_double.State]
 ) -> None:
-    monkeypatch.setattr(openai_double.Handler, "_stream", slow_stream)
+    model[1].faults["chat"] = openai_double.Fault("slow", seconds=0.1)
     chat = Chat(server.url, tokens[0])
-    stopped = chat.send("Tell me a long story.")
+    stopped = chat.send(LONG)
     wait_until("the first words", lambda: server.webhook.assembled)
     time.sleep(1.0)  # let some words arrive: the state to be tested is an answer cut in its middle
     answer = http("POST", f"{server.url}/api/tasks/chat/{chat.chat_id}/stop", token=tokens[0])
     assert answer.status == 200, answer.text
     text = chat.wait(stopped)
-    assert text.startswith("word")
-    monkeypatch.undo()
+    assert text.startswith("You said") and len(text) < len(LONG)
+    model[1].clear()
     assert chat.say("My favourite colour is teal.").startswith("Noted")
     (turn,) = written(server, 1)
     assert turn["conversation"][0]["content"] == "My favourite colour is teal."
 
 
 def test_an_api_caller_that_hangs_up_leaves_no_turn_and_harms_nobody(
-    server: OpenWebui, tokens: list[str], monkeypatch: pytest.MonkeyPatch
+    server: OpenWebui, tokens: list[str], model: tuple[str, openai_double.State]
 ) -> None:
-    monkeypatch.setattr(openai_double.Handler, "_stream", slow_stream)
-    messages = [{"role": "user", "content": "Tell me a long story."}]
-    body = json.dumps({"model": MODEL, "stream": True, "messages": messages})
+    model[1].faults["chat"] = openai_double.Fault("slow", seconds=0.1)
+    body = json.dumps({"model": MODEL, "stream": True, "messages": [{"role": "user", "content": LONG}]})
     request = (
         f"POST /api/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {tokens[0]}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
     )
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as caller:
         caller.sendall(request.encode())
-        assert b"word" in wait_until("the first words", lambda: caller.recv(65536)) + caller.recv(65536)
-    monkeypatch.undo()
+        assert b"said" in wait_until("the first words", lambda: caller.recv(65536)) + caller.recv(65536)
+    model[1].clear()
     assert said(complete(server, tokens[0], "My favourite colour is teal.")).startswith("Noted")
     (turn,) = written(server, 1)
     assert "story" not in json.dumps(turn)

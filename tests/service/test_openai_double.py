@@ -114,6 +114,16 @@ def test_faults_hit_as_often_as_told_and_then_stop(double: httpx.Client) -> None
     assert time.monotonic() - started < 2
 
 
+def test_a_slow_stream_pauses_before_each_word(double: httpx.Client) -> None:
+    control(double, target="chat", mode="slow", seconds=0.05, times=1)
+    took = []
+    for _ in range(2):
+        started = time.monotonic()
+        assert chat(double, ("user", "one two three four"), stream=True).status_code == 200
+        took.append(time.monotonic() - started)
+    assert took[0] >= 6 * 0.05 > took[1]
+
+
 def test_the_journal_counts_and_keeps_no_contents(double: httpx.Client) -> None:
     chat(double, ("user", "a very private sentence"))
     root = str(double.base_url).removesuffix("/v1/")
