@@ -38,14 +38,24 @@ def unit(container: str) -> str:
     return f"droplet-{container}.service"
 
 
+def secret_dir(component: str) -> str:
+    """The folder of a component's secrets on the host."""
+    return f"{SECRETS_DIR}/{component}"
+
+
 def secret_path(component: str, name: str) -> str:
     """Where a component's secret lies on the host."""
-    return f"{SECRETS_DIR}/{component}/{name}"
+    return f"{secret_dir(component)}/{name}"
+
+
+def config_dir(component: str) -> str:
+    """The folder of a component's configuration on the host."""
+    return f"{CONFIG_DIR}/{component}"
 
 
 def config_path(component: str, name: str) -> str:
     """Where a component's configuration file lies on the host."""
-    return f"{CONFIG_DIR}/{component}/{name}"
+    return f"{config_dir(component)}/{name}"
 
 
 def data_path(component: str) -> str:

@@ -109,7 +109,7 @@ def base() -> None:
         name="Configuration",
         directories=[
             (names.CONFIG_DIR, "root", "root", "0755"),
-            (names.config_path(COMPONENT, "").rstrip("/"), "root", "root", "0755"),
+            (names.config_dir(COMPONENT), "root", "root", "0755"),
             (names.SECRETS_DIR, "root", "root", "0700"),
             (names.DATA_DIR, "root", "root", "0755"),
             (names.APPLIED_DIR, "root", "root", "0755"),

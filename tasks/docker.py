@@ -47,7 +47,7 @@ def docker() -> None:
     )
     files = bundle(
         name="Wanted network",
-        directories=[(names.config_path(COMPONENT, "").rstrip("/"), "root", "root", "0755")],
+        directories=[(names.config_dir(COMPONENT), "root", "root", "0755")],
         files=[
             BundleFile(
                 names.config_path(COMPONENT, "network.json"),

@@ -26,7 +26,7 @@ def firewall() -> None:
     packages(name="Packages", packages=["nftables", "iproute2"])
     files = bundle(
         name="Wanted rules",
-        directories=[(names.config_path(COMPONENT, "").rstrip("/"), "root", "root", "0755")],
+        directories=[(names.config_dir(COMPONENT), "root", "root", "0755")],
         files=[
             BundleFile(
                 names.config_path(COMPONENT, "wanted.nft"),

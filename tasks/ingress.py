@@ -21,7 +21,7 @@ def ingress() -> None:
     configuration = bundle(
         name="Configuration",
         directories=[
-            (names.config_path(COMPONENT, "").rstrip("/"), "root", "root", "0755"),
+            (names.config_dir(COMPONENT), "root", "root", "0755"),
             (names.data_path(COMPONENT), uid, uid, "0700"),
         ],
         files=[
@@ -51,7 +51,7 @@ def ingress() -> None:
             publish=(f"127.0.0.1:{LOOPBACK_PORT}:8082",)
             + (("0.0.0.0:80:80", "0.0.0.0:443:443", "0.0.0.0:443:443/udp") if public else ()),
             volumes=(
-                f"{names.config_path(COMPONENT, '').rstrip('/')}:/etc/caddy:ro",
+                f"{names.config_dir(COMPONENT)}:/etc/caddy:ro",
                 f"{names.data_path(COMPONENT)}:/data",
             ),
             environment={"XDG_DATA_HOME": "/data", "XDG_CONFIG_HOME": "/config", "GOMEMLIMIT": "64MiB"},

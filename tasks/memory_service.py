@@ -39,8 +39,8 @@ def asked(base_url: str, key_given: bool) -> str:
 def memory_service() -> None:
     """Install, configure and start the memory service."""
     secrets = host_secrets(host.name)
-    config_dir = names.config_path(COMPONENT, "").rstrip("/")
-    secrets_dir = names.secret_path(COMPONENT, "").rstrip("/")
+    config_dir = names.config_dir(COMPONENT)
+    secrets_dir = names.secret_dir(COMPONENT)
     llm_base_url = asked(host.data.llm_base_url, bool(secrets["llm_api_key"]))
     embedding_base_url = asked(host.data.embedding_base_url, bool(secrets["embedding_api_key"]))
     wheel_name, wheel_bytes = wheel(PROJECT, "memory_service")

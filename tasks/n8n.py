@@ -26,8 +26,8 @@ from settings.secrets import host_secrets
 COMPONENT = "n8n"
 FILES = Path(__file__).parent.parent / "files" / COMPONENT
 URL = f"http://127.0.0.1:{names.N8N_PORT}"
-CONFIG = names.config_path(COMPONENT, "").rstrip("/")
-SECRETS = names.secret_path(COMPONENT, "").rstrip("/")
+CONFIG = names.config_dir(COMPONENT)
+SECRETS = names.secret_dir(COMPONENT)
 PROVISIONER = f"{names.SCRIPTS_DIR}/n8n.py"
 PROVISIONER_STATE = names.data_path("n8n-provisioner")
 CACHE = names.data_path("n8n-cache")

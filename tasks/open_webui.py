@@ -41,8 +41,8 @@ def open_webui() -> None:
     files = bundle(
         name="Folders and the declaration of its objects",
         directories=[
-            (names.secret_path(COMPONENT, "").rstrip("/"), "root", "root", "0700"),
-            (names.config_path(COMPONENT, "").rstrip("/"), "root", "root", "0755"),
+            (names.secret_dir(COMPONENT), "root", "root", "0700"),
+            (names.config_dir(COMPONENT), "root", "root", "0755"),
             (names.data_path(COMPONENT), "root", "root", "0700"),
             (data, "root", "root", "0700"),
         ],

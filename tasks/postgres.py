@@ -41,8 +41,8 @@ def postgres() -> None:
     configuration = bundle(
         name="Configuration",
         directories=[
-            (names.secret_path(COMPONENT, "").rstrip("/"), "root", "root", "0700"),
-            (names.config_path(COMPONENT, "").rstrip("/"), "root", "root", "0755"),
+            (names.secret_dir(COMPONENT), "root", "root", "0700"),
+            (names.config_dir(COMPONENT), "root", "root", "0755"),
             (names.data_path(COMPONENT), uid, uid, "0700"),
         ],
         files=[
@@ -91,7 +91,7 @@ def postgres() -> None:
             publish=(f"127.0.0.1:{names.POSTGRES_PORT}:5432",),
             volumes=(
                 f"{names.data_path(COMPONENT)}:/var/lib/postgresql",
-                f"{names.config_path(COMPONENT, '').rstrip('/')}:/etc/postgresql:ro",
+                f"{names.config_dir(COMPONENT)}:/etc/postgresql:ro",
                 f"{names.secret_path(COMPONENT, 'superuser_password')}:/run/secrets/superuser_password:ro",
             ),
             environment={"POSTGRES_PASSWORD_FILE": "/run/secrets/superuser_password"},

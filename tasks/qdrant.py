@@ -89,7 +89,7 @@ def qdrant() -> None:
     folders = bundle(
         name="Folders",
         directories=[
-            (names.secret_path(COMPONENT, "").rstrip("/"), "root", "root", "0700"),
+            (names.secret_dir(COMPONENT), "root", "root", "0700"),
             (names.data_path(COMPONENT), uid, uid, "0700"),
         ],
     )

@@ -18,7 +18,7 @@ def ssh() -> None:
     """Upload the wanted configuration, and let the host rehearse it before it replaces the old one."""
     files = bundle(
         name="Wanted configuration",
-        directories=[(names.config_path(COMPONENT, "").rstrip("/"), "root", "root", "0755")],
+        directories=[(names.config_dir(COMPONENT), "root", "root", "0755")],
         files=[
             BundleFile(
                 names.config_path(COMPONENT, "sshd.conf"), render("ssh/sshd.conf.j2"), "root", "root", "0644"

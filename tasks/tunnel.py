@@ -22,7 +22,7 @@ def tunnel() -> None:
     bundle(
         name="Folders",
         files=[],
-        directories=[(names.secret_path(COMPONENT, "").rstrip("/"), "root", "root", "0700")],
+        directories=[(names.secret_dir(COMPONENT), "root", "root", "0700")],
     )
     token = secret_file(
         name="Token",

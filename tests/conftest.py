@@ -1,5 +1,12 @@
 """Which tiers run: pure and operation tests always, real services with ``--real``, droplets by marker."""
 
+import os
+import sys
+from pathlib import Path
+
+# The programs of this environment (uv, ruff, ...) are found also where nobody activated it.
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
 
 def pytest_addoption(parser):
     parser.addoption(
