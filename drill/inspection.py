@@ -9,6 +9,8 @@ from typing import Final
 from drill import machine, nspawn, records
 from drill.cgroup import Memory
 from drill.host import Host, of
+from settings import names
+from settings.hosts import DOUBLE_MODEL
 
 DOUBLE_LABEL: Final = "org.memory-droplet.double=true"
 _MARK: Final = "---"
@@ -16,7 +18,9 @@ _MARK: Final = "---"
 _QUESTION: Final = (
     "systemctl list-units --all --plain --no-legend 'droplet-*.service' memory-service.service 2>/dev/null;"
     f" echo {_MARK};"
-    f" docker ps --all --filter label={DOUBLE_LABEL} --format '{{{{.Names}}}}' 2>/dev/null || true"
+    f" docker ps --all --filter label={DOUBLE_LABEL} --format '{{{{.Names}}}}' 2>/dev/null;"
+    # The provider's double runs beside the droplet, not on it; its model is what the chat offers.
+    f""" grep -qs '"{DOUBLE_MODEL}"' {names.config_path("open-webui", "provision.json")} && echo provider; true"""
 )
 
 
@@ -27,7 +31,7 @@ class Contents:
     components: dict[str, str]
     """State by component, as systemd calls it: active, inactive, failed, activating."""
     doubles: tuple[str, ...]
-    """Components whose image is a double of the real thing."""
+    """Components whose image is a double of the real thing, and `provider` where the models are one."""
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from settings.schema import SettingsError, read_settings_file
 
 PROJECT = Path(__file__).parent.parent
 LOCAL_DROPLET = "droplet"
 LOCAL_DOMAIN = "droplet.test"
+#: The chat model of the provider's double, which local droplets ask unless settings name a real one.
+DOUBLE_MODEL: Final = "double/echo"
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def local(name: str | None = None) -> Target:
     if "DROPLET_SETTINGS" in os.environ or settings_file().exists():
         changed |= read_settings_file(settings_file())
     if "llm_base_url" not in changed:
-        changed |= {"llm_base_url": droplet.llm_base_url, "llm_model": "double/echo"}
+        changed |= {"llm_base_url": droplet.llm_base_url, "llm_model": DOUBLE_MODEL}
     return Target(
         droplet.name,
         droplet.address,
