@@ -119,7 +119,7 @@ def this_machine() -> Iterator[Target]:
     """A real server, the double as its model, a webhook that answers at once."""
     with tempfile.TemporaryDirectory() as name, serving() as (llm_url, _):
         folder = Path(name)
-        with database(folder) as database_url:
+        with database() as database_url:
             webhook = Webhook()
             webhook.start()
             server = OpenWebui(folder, database_url, llm_url, webhook, f"http://127.0.0.1:{webhook.port}")

