@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
+from array import array
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -51,6 +53,7 @@ from memory_service.lexical import (
 )
 from memory_service.qdrant import COLLECTION, INDEXES
 from memory_service.rendering import Section, estimate_tokens, render
+from memory_service.retrieval import CENTRES, SMALL_CENTRE_S, Centres
 from memory_service.static_embedding import StaticModel
 from memory_service.upstream import Breaker, RetryBudget
 from tasks.qdrant import INDEXES as DECLARED_INDEXES
@@ -281,6 +284,41 @@ def test_a_query_is_taken_without_what_all_messages_have_in_common(
     centre: list[float], count: int, expected: list[float]
 ) -> None:
     assert specific([0.6, 0.8], centre, count) == pytest.approx(expected)
+
+
+class Rows:
+    """A client's rows that count how often their centre is read."""
+
+    def __init__(self, client_id: int, count: int) -> None:
+        self.client_id, self.count, self.reads = client_id, count, 0
+
+    async def centre(self, model: str) -> tuple[array[float], int]:
+        self.reads += 1
+        return array("f", [1.0]), self.count
+
+
+async def learned(centres: Centres, rows: Rows, times: int) -> int:
+    for _ in range(times):
+        await centres.learn(rows, "model")  # type: ignore[arg-type]  # what `learn` needs of ClientRows
+    return rows.reads
+
+
+def test_a_centre_is_read_once_until_it_is_old_or_its_client_is_forgotten() -> None:
+    now = 1000.0
+    centres, small, large = Centres(lambda: now), Rows(7, CENTRE_FULL - 1), Rows(8, CENTRE_FULL)
+    assert asyncio.run(learned(centres, small, 3)) == asyncio.run(learned(centres, large, 3)) == 1
+    now += SMALL_CENTRE_S
+    assert (asyncio.run(learned(centres, small, 3)), asyncio.run(learned(centres, large, 3))) == (2, 1)
+    centres.forget(8)
+    assert centres.get(8) is None and centres.get(7) is not None
+    assert asyncio.run(learned(centres, large, 1)) == 2
+
+
+def test_only_so_many_centres_are_kept() -> None:
+    centres = Centres()
+    for number in range(CENTRES + 1):
+        asyncio.run(learned(centres, Rows(number, CENTRE_FULL), 1))
+    assert centres.get(0) is None and centres.get(1) is not None and centres.get(CENTRES) is not None
 
 
 def test_a_rating_and_age_move_a_score_within_bounds() -> None:

@@ -6,7 +6,7 @@ import asyncio
 import time
 from array import array
 from collections import OrderedDict
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
@@ -80,7 +80,7 @@ class Deadline:
 
 @dataclass(frozen=True)
 class Centre:
-    """The mean of some of a client's vectors, of how many, and until when (monotonic clock) it is good enough."""
+    """The mean of some of a client's vectors, of how many, and until when it is good enough."""
 
     mean: array[float]
     count: int
@@ -94,13 +94,14 @@ class Centres:
     sooner.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._known: OrderedDict[int, Centre] = OrderedDict()
+        self._clock = clock
 
     def get(self, client_id: int) -> Centre | None:
         """The centre of a client, if it is known and not too old."""
         centre = self._known.get(client_id)
-        return centre if centre is not None and time.monotonic() < centre.until else None
+        return centre if centre is not None and self._clock() < centre.until else None
 
     async def learn(self, rows: ClientRows, model: str) -> None:
         """Reads the centre of a client, unless it is known."""
@@ -108,10 +109,14 @@ class Centres:
             return
         mean, count = await rows.centre(model)
         lasts = CENTRE_S if count >= CENTRE_FULL else SMALL_CENTRE_S
-        self._known[rows.client_id] = Centre(mean, count, time.monotonic() + lasts)
+        self._known[rows.client_id] = Centre(mean, count, self._clock() + lasts)
         self._known.move_to_end(rows.client_id)
         while len(self._known) > CENTRES:
             self._known.popitem(last=False)
+
+    def forget(self, client_id: int) -> None:
+        """Forgets the centre of a client."""
+        self._known.pop(client_id, None)
 
 
 class Retrieval:
@@ -143,6 +148,10 @@ class Retrieval:
     async def prepare(self, rows: ClientRows) -> None:
         """Reads what a search by meaning has to know of a client, within a transaction that runs anyway."""
         await self._centres.learn(rows, self._embedder.model)
+
+    def forget(self, client_id: int) -> None:
+        """Forgets what is known of a client that is gone."""
+        self._centres.forget(client_id)
 
     async def meaning(
         self, query: str, client: Awaitable[int], deadline: Deadline, degraded: Degraded
