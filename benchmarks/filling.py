@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
-from datetime import UTC, datetime, timedelta
 
 from memory_service.database import Connection
-from memory_service.repository import ClientRows, NewEntry, find_client
+from memory_service.embedding import literal
+from memory_service.lexical import CHAT_BITS
+from memory_service.repository import find_client
 from memory_service.service import Service
 
 _THINGS = (
@@ -24,6 +24,7 @@ _QUALITIES = (
 )
 THINGS, DEEDS, QUALITIES = _THINGS.split(), _DEEDS.split(), _QUALITIES.split()
 CHAT = 20
+STATEMENT = 1_000
 
 
 def sentence(source: random.Random) -> str:
@@ -42,41 +43,67 @@ def question(source: random.Random) -> str:
     return f"Which {source.choice(QUALITIES)} {source.choice(THINGS)} have I {source.choice(DEEDS)} near the {source.choice(THINGS)}?"
 
 
+_CHATS = """
+    INSERT INTO conversations (client_id, chat_id, next_position)
+    SELECT %(client)s, 'chat ' || n, %(chat)s FROM generate_series(%(first)s::int, %(last)s::int) n RETURNING id
+"""
+_EPISODES = """
+    INSERT INTO episodes (client_id, conversation_id, conversation_hash, message_count)
+    SELECT %(client)s, c, encode(sha256(convert_to('bench ' || c, 'UTF8')), 'hex'), %(chat)s
+    FROM unnest(%(chats)s::bigint[]) WITH ORDINALITY u(c, n) ORDER BY n RETURNING id
+"""
+_ENTRIES = """
+    INSERT INTO memory_entries (id, client_id, content, embedding, embedding_model, source_type, ttl_days,
+                                episode_id, slot, role, content_hash, occurred_at)
+    SELECT gen_random_uuid(), %(client)s, content, vector::vector, %(model)s, 'conversation', 365, episode, slot,
+           CASE WHEN slot %% 2 = 0 THEN 'user' ELSE 'assistant' END, sha256(convert_to(content, 'UTF8')),
+           now() - age * interval '1 minute'
+    FROM unnest(%(contents)s::text[], %(vectors)s::text[], %(episodes)s::bigint[], %(slots)s::bigint[],
+                %(ages)s::int[]) u(content, vector, episode, slot, age)
+"""
+
+
 async def fill(service: Service, clients: int, each: int, seed: int = 1) -> None:
-    """Gives clients 1..`clients` `each` messages, in chats of twenty."""
+    """Gives clients 1..`clients` `each` messages (a multiple of CHAT), in chats of CHAT: a statement for every
+    thousand, with all triggers, instead of a transaction for every turn."""
     source = random.Random(seed)
-    now = datetime.now(UTC)
     for client in range(1, clients + 1):
-        for start in range(0, each, CHAT):
-            texts = [sentence(source) for _ in range(min(CHAT, each - start))]
+        for start in range(0, each, STATEMENT):
+            count = min(STATEMENT, each - start)
+            texts = [sentence(source) for _ in range(count)]
             vectors = await service.embedder.embed(texts)
-            at = now - timedelta(minutes=each - start)
-            entries = [
-                NewEntry(
-                    text, "user" if place % 2 == 0 else "assistant", f"{start}.{place}".encode(), False, at
-                )
-                for place, text in enumerate(texts)
-            ]
 
             async def work(
                 connection: Connection,
                 client: int = client,
                 start: int = start,
-                entries: list[NewEntry] = entries,
+                texts: list[str] = texts,
                 vectors: list[list[float]] = vectors,
-                at: datetime = at,
+                count: int = count,
             ) -> None:
                 await find_client(connection, client, create=True)
-                rows = ClientRows(connection, client)
-                digest = hashlib.sha256(f"{client}.{start}".encode()).hexdigest()
-                episode = await rows.new_episode(
-                    digest, None, len(entries), None, False, at, entries[0].content[:80]
-                )
-                assert episode is not None
-                model = service.embedder.model
-                await rows.add_messages(f"chat {start}", episode, entries, vectors, model, 365)
+                values: dict[str, object] = {
+                    "client": client,
+                    "chat": CHAT,
+                    "first": start // CHAT,
+                    "last": (start + count) // CHAT - 1,
+                }
+                chats = [row["id"] for row in await (await connection.execute(_CHATS, values)).fetchall()]
+                values["chats"] = chats
+                episodes = [
+                    row["id"] for row in await (await connection.execute(_EPISODES, values)).fetchall()
+                ]
+                values |= {
+                    "model": service.embedder.model,
+                    "contents": texts,
+                    "vectors": [literal(vector) for vector in vectors],
+                    "episodes": [episode for episode in episodes for _ in range(CHAT)],
+                    "slots": [(chat << CHAT_BITS) + place for chat in chats for place in range(CHAT)],
+                    "ages": [each - start - number for number in range(count)],
+                }
+                await connection.execute(_ENTRIES, values)
 
-            await service.database.run(work, timeout_s=60.0)
+            await service.database.run(work, timeout_s=120.0)
 
 
 def percentiles(seconds: list[float]) -> str:

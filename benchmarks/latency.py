@@ -62,9 +62,8 @@ async def timed(url: str, path: str, bodies: list[dict[str, object]], callers: i
     return seconds
 
 
-async def run(memories: int, requests: int, soak: int) -> None:
+async def run(memories: int, clients: int, requests: int, soak: int) -> None:
     """The whole benchmark."""
-    clients = max(1, memories // 1000)
     source = random.Random(7)
     with running_cluster() as cluster, tempfile.TemporaryDirectory() as name:
         directory = Path(name)
@@ -143,10 +142,11 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--memories", type=int, default=10_000)
+    parser.add_argument("--clients", type=int, default=10, help="whose memories they are, in equal parts")
     parser.add_argument("--requests", type=int, default=300, help="assemble calls per number of callers")
     parser.add_argument("--soak", type=int, default=0, help="requests before the memory is measured again")
     arguments = parser.parse_args()
-    asyncio.run(run(arguments.memories, arguments.requests, arguments.soak))
+    asyncio.run(run(arguments.memories, arguments.clients, arguments.requests, arguments.soak))
 
 
 if __name__ == "__main__":

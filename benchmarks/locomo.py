@@ -210,7 +210,7 @@ async def measure(service: Service, embedder: Embedder, talks: list[Conversation
             match = await service.database.run(lexical, client_id=number)
             own = {
                 slot: value.own
-                for slot, value in score(match.postings, match.total, match.terms).items()
+                for slot, value in score(match.postings, match.total, match.terms, limit=1 << 30).items()
                 if value.own > 0
             }
             scores["BM25 (single turns)"].add(question, [places[slot] for slot in best(own, 20)])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
+from array import array
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -23,11 +25,35 @@ from memory_service.conflict import (
     storage_key,
 )
 from memory_service.extraction import check, supported
-from memory_service.fusion import Weights, adjusted, best, duplicates, fingerprint, fuse, relevant, scaled
+from memory_service.fusion import (
+    CENTRE_FULL,
+    Ranked,
+    Weights,
+    adjusted,
+    best,
+    duplicates,
+    fingerprint,
+    fuse,
+    relevant,
+    scaled,
+    specific,
+)
 from memory_service.hygiene import clean, luhn, reads_like_instructions, redact, without_memory
-from memory_service.lexical import LexicalScore, Posting, score
+from memory_service.lexical import (
+    CHAT_BITS,
+    CHAT_K,
+    K1,
+    B,
+    LexicalScore,
+    Postings,
+    inverse_document_frequency,
+    score,
+    stretches,
+    unpack_postings,
+)
 from memory_service.qdrant import COLLECTION, INDEXES
 from memory_service.rendering import Section, estimate_tokens, render
+from memory_service.retrieval import CENTRES, SMALL_CENTRE_S, Centres
 from memory_service.static_embedding import StaticModel
 from memory_service.upstream import Breaker, RetryBudget
 from tasks.qdrant import INDEXES as DECLARED_INDEXES
@@ -149,10 +175,150 @@ def test_scaling_keeps_the_order(scores: dict[int, float]) -> None:
 
 
 def test_a_neighbour_is_found_by_the_question_before_it() -> None:
-    postings = {"dog": [Posting(100, 1, 4)]}
-    scores = score(postings, 1000, ["dog"])
+    scores = score({"dog": Postings([100], [1], [4], 1)}, 1000, ["dog"])
     assert scores[100].own > 0 and scores[101].own == 0 < scores[101].window
-    assert 102 not in scores and relevant(fuse(scores, {}, Weights(0.2))[0], 0.2, 0.5)
+    assert 102 not in scores
+    assert [item.slot for item in relevant(fuse(scores, {}, Weights(0.2)), 0.2, 0.5)] == [100, 101, 99]
+
+
+# slot -> (how often, length of the message); a message has one length, whatever the word.
+uses = st.dictionaries(st.integers(0, 60), st.integers(1, 5), min_size=1, max_size=30).map(
+    lambda found: {slot: (count, 1 + 7 * slot % 40) for slot, count in found.items()}
+)
+said = st.dictionaries(st.sampled_from("abcdef"), uses, max_size=5)
+
+
+def columns(found: dict[int, tuple[int, int]]) -> Postings:
+    """Postings of slot -> (count, length), the newest first."""
+    order = sorted(found, reverse=True)
+    return Postings(order, [found[slot][0] for slot in order], [found[slot][1] for slot in order], len(found))
+
+
+def plain_scores(said: dict[str, dict[int, tuple[int, int]]], total: int) -> dict[int, LexicalScore]:
+    """The same scores as `score`, message by message and written down as the formula stands in the books."""
+    lengths = {slot: length for found in said.values() for slot, (_, length) in found.items()}
+    average = max(1.0, sum(lengths.values()) / len(lengths)) if lengths else 1.0
+    weights = {term: inverse_document_frequency(total, len(found)) for term, found in said.items()}
+
+    def bm25(term: str, tf: int, length: float) -> float:
+        return weights[term] * (K1 + 1) * tf / (tf + K1 * (1 - B + B * length / average)) if tf else 0.0
+
+    def around(term: str, slot: int, reach: int) -> int:
+        return sum(said[term].get(slot + step, (0, 0))[0] for step in range(-reach, reach + 1))
+
+    scores = {}
+    for slot in {slot + step for slot in lengths for step in (-1, 0, 1)}:
+        three = sum(lengths.get(slot + step, average) for step in (-1, 0, 1)) / 3
+        in_chat = {
+            term: sum(count for at, (count, _) in found.items() if at >> CHAT_BITS == slot >> CHAT_BITS)
+            for term, found in said.items()
+        }
+        scores[slot] = LexicalScore(
+            own=sum(bm25(term, around(term, slot, 0), lengths.get(slot, average)) for term in said),
+            window=sum(bm25(term, around(term, slot, 1), three) for term in said),
+            wide=sum(bm25(term, around(term, slot, 2), average) for term in said),
+            chat=sum(weights[term] * tf / (tf + CHAT_K) for term, tf in in_chat.items()),
+            coverage=sum(weights[term] for term in said if around(term, slot, 1)) / sum(weights.values()),
+        )
+    return scores
+
+
+@given(said, st.integers(61, 500))
+def test_columns_score_as_the_formula_does(said: dict[str, dict[int, tuple[int, int]]], total: int) -> None:
+    postings = {term: columns(found) for term, found in said.items()}
+    expected = plain_scores(said, total)
+    scores = score(postings, total, sorted(said), limit=1000)
+    assert scores.keys() == expected.keys()
+    for slot, value in scores.items():
+        assert tuple(value) == pytest.approx(tuple(expected[slot]))
+    # Fewer stretches leave messages out and change nothing about the others.
+    few = score(postings, total, sorted(said), limit=2)
+    assert few.items() <= scores.items() and (few or not said)
+
+
+def test_the_stretches_with_most_of_the_weight_are_scored_the_later_among_equals() -> None:
+    postings = {
+        "garden": Postings([40, 8, 0], [1] * 3, [9] * 3, 3),
+        "rose": Postings([13, 8], [1] * 2, [9] * 2, 2),
+    }
+    weights = {"garden": 1.0, "rose": 2.0}
+    # 8 holds both words, 13 the heavier one beside it, then come 40 and 0 with the same one.
+    assert set(stretches(postings, weights, 3)) == {8 >> 2, 13 >> 2, 40 >> 2}
+    assert sorted(stretches(postings, weights, 9)) == [0, 2, 3, 10]
+
+
+def test_postings_are_columns_of_big_endian_numbers() -> None:
+    found = unpack_postings(bytes([0] * 7 + [9]) + bytes([255] * 7 + [254]), b"\0\1\0\2", b"\1\0\0\7", 0)
+    assert (list(found.slots), list(found.counts), list(found.lengths)) == ([9, -2], [1, 2], [256, 7])
+    assert found.total == 2 and unpack_postings(b"", b"", b"", 5).total == 5
+
+
+def candidate(slot: int, coverage: float, cosine: float = 0.0) -> Ranked:
+    return Ranked(slot, 1.0 - slot / 10, coverage, cosine, coverage, cosine)
+
+
+@pytest.mark.parametrize(
+    ("candidates", "slots"),
+    [
+        ([candidate(1, 0.19), candidate(2, 0.1)], []),
+        ([candidate(1, 0.19), candidate(2, 0.1, 0.6)], [2]),
+        ([candidate(1, 0.1), candidate(2, 0.2), candidate(3, 0.09)], [1, 2]),
+        ([], []),
+    ],
+)
+def test_the_gate_asks_for_half_once_something_passed_it(candidates: list[Ranked], slots: list[int]) -> None:
+    assert [item.slot for item in relevant(candidates, 0.2, 0.55)] == slots
+
+
+@pytest.mark.parametrize(
+    ("centre", "count", "expected"),
+    [
+        ([0.6, 0.0], CENTRE_FULL, [0.0, 1.0]),  # what all messages have in common is gone
+        ([0.6, 0.0], 10 * CENTRE_FULL, [0.0, 1.0]),
+        ([0.6, 0.0], 0, [0.6, 0.8]),
+        ([0.6, 0.8], CENTRE_FULL, [0.6, 0.8]),  # nothing would be left
+        ([1.2, 0.0], CENTRE_FULL // 2, [0.0, 1.0]),
+    ],
+)
+def test_a_query_is_taken_without_what_all_messages_have_in_common(
+    centre: list[float], count: int, expected: list[float]
+) -> None:
+    assert specific([0.6, 0.8], centre, count) == pytest.approx(expected)
+
+
+class Rows:
+    """A client's rows that count how often their centre is read."""
+
+    def __init__(self, client_id: int, count: int) -> None:
+        self.client_id, self.count, self.reads = client_id, count, 0
+
+    async def centre(self, model: str) -> tuple[array[float], int]:
+        self.reads += 1
+        return array("f", [1.0]), self.count
+
+
+async def learned(centres: Centres, rows: Rows, times: int) -> int:
+    for _ in range(times):
+        await centres.learn(rows, "model")  # type: ignore[arg-type]  # what `learn` needs of ClientRows
+    return rows.reads
+
+
+def test_a_centre_is_read_once_until_it_is_old_or_its_client_is_forgotten() -> None:
+    now = 1000.0
+    centres, small, large = Centres(lambda: now), Rows(7, CENTRE_FULL - 1), Rows(8, CENTRE_FULL)
+    assert asyncio.run(learned(centres, small, 3)) == asyncio.run(learned(centres, large, 3)) == 1
+    now += SMALL_CENTRE_S
+    assert (asyncio.run(learned(centres, small, 3)), asyncio.run(learned(centres, large, 3))) == (2, 1)
+    centres.forget(8)
+    assert centres.get(8) is None and centres.get(7) is not None
+    assert asyncio.run(learned(centres, large, 1)) == 2
+
+
+def test_only_so_many_centres_are_kept() -> None:
+    centres = Centres()
+    for number in range(CENTRES + 1):
+        asyncio.run(learned(centres, Rows(number, CENTRE_FULL), 1))
+    assert centres.get(0) is None and centres.get(1) is not None and centres.get(CENTRES) is not None
 
 
 def test_a_rating_and_age_move_a_score_within_bounds() -> None:

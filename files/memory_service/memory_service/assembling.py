@@ -54,11 +54,15 @@ class Assembler:
         degraded = Degraded()
         query = plain(without_memory(request.query))[:QUERY_CHARACTERS]
         budget = request.max_tokens or self._settings.context_tokens
-        embedding = asyncio.create_task(self._retrieval.embed(query, deadline, degraded)) if query else None
+        # What is near in meaning is asked for as soon as the client is known, while PostgreSQL reads the rest.
+        client: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        meaning = (
+            asyncio.create_task(self._retrieval.meaning(query, client, deadline, degraded)) if query else None
+        )
         try:
-            reads = await self._read(request, query, deadline)
-            vector = await embedding if embedding is not None else None
-            found = await self._recall(reads, query, vector, deadline, degraded)
+            reads = await self._read(request, query, client, deadline)
+            near = await meaning if meaning is not None else {}
+            found = await self._recall(reads, query, near, deadline, degraded)
         except StoreUnavailable:
             degraded.reasons.clear()
             degraded.add("postgres")
@@ -66,32 +70,37 @@ class Assembler:
                 request.client_id, Profile(name=None, tags=[], metadata={}), started, degraded, request_id
             )
         finally:
-            if embedding is not None:
-                embedding.cancel()
+            if meaning is not None:
+                meaning.cancel()
         return self._compose(reads, found, query, budget, started, degraded, request_id)
 
-    async def _read(self, request: AssembleRequest, query: str, deadline: Deadline) -> Reads:
+    async def _read(
+        self, request: AssembleRequest, query: str, client: asyncio.Future[int], deadline: Deadline
+    ) -> Reads:
         sessions = [name for name in (request.session_id, request.chat_id) if name]
 
         async def work(connection: Connection) -> Reads:
             profile = await find_client(connection, request.client_id, create=True)
             rows = ClientRows(connection, profile.id)
+            await self._retrieval.prepare(rows)
+            if not client.done():
+                client.set_result(profile.id)
             return await rows.reads(profile, query, sessions, self._settings.episodes)
 
         begun = time.perf_counter()
         try:
-            return await self._database.run(work, timeout_s=deadline.left(0.3))
+            return await self._database.run(work, timeout_s=deadline.left(0.3), pipelined=True)
         finally:
             metrics.STAGES.labels("read").observe(time.perf_counter() - begun)
 
     async def _recall(
-        self, reads: Reads, query: str, vector: list[float] | None, deadline: Deadline, degraded: Degraded
+        self, reads: Reads, query: str, near: dict[int, float], deadline: Deadline, degraded: Degraded
     ) -> list[Found]:
-        client = reads.profile.id
-        near = await self._retrieval.near(client, vector, deadline, degraded) if vector is not None else {}
         ranked = self._retrieval.rank(reads.lexical, near)
         try:
-            return await self._retrieval.show(client, query, ranked, self._settings.chunks, deadline)
+            return await self._retrieval.show(
+                reads.profile.id, query, ranked, self._settings.chunks, deadline
+            )
         except StoreUnavailable:
             degraded.add("recall")
             return []

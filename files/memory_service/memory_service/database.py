@@ -122,8 +122,12 @@ class Database:
         system: bool = False,
         timeout_s: float = 5.0,
         wait_s: float | None = None,
+        pipelined: bool = False,
     ) -> T:
         """Runs `work` in one transaction that sees one client's rows (or all, for the system's own work).
+
+        With `pipelined` a statement is sent together with those before it whose results nobody has fetched
+        yet, which saves most of the round trips; their row counts are then not known to `work`.
 
         A connection that turns out to be dead before the commit is replaced and the work done once more;
         `work` must therefore not change anything but the database. Raises StoreUnavailable.
@@ -132,7 +136,8 @@ class Database:
             try:
                 async with self._lent(self._wait_s if wait_s is None else wait_s) as connection:
                     return await asyncio.wait_for(
-                        self._transaction(connection, work, client_id, user_id, system, timeout_s), timeout_s
+                        self._transaction(connection, work, client_id, user_id, system, timeout_s, pipelined),
+                        timeout_s,
                     )
             except TimeoutError:
                 metrics.UPSTREAM_ERRORS.labels("postgres", "timeout").inc()
@@ -168,18 +173,20 @@ class Database:
         user_id: str | None,
         system: bool,
         timeout_s: float,
+        pipelined: bool,
     ) -> T:
-        await connection.execute(
-            _ENTER,
-            (
-                "" if client_id is None else str(client_id),
-                user_id or "",
-                "system" if system else "",
-                str(max(1, int(timeout_s * 1000))),
-            ),
-        )
-        result = await work(connection)
-        await connection.commit()
+        async with connection.pipeline() if pipelined else contextlib.nullcontext():
+            await connection.execute(
+                _ENTER,
+                (
+                    "" if client_id is None else str(client_id),
+                    user_id or "",
+                    "system" if system else "",
+                    str(max(1, int(timeout_s * 1000))),
+                ),
+            )
+            result = await work(connection)
+            await connection.commit()
         return result
 
     def _forget_idle(self) -> None:

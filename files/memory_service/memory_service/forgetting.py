@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from decimal import Decimal
 from uuid import UUID
@@ -25,9 +25,11 @@ def user_hash(user_id: str) -> bytes:
 class Forgetter:
     """Removes clients."""
 
-    def __init__(self, database: Database, qdrant: Qdrant | None) -> None:
+    def __init__(self, database: Database, qdrant: Qdrant | None, forgotten: Callable[[int], None]) -> None:
+        """:param forgotten: told the number of a client that is gone, for what is known of it in memory"""
         self._database = database
         self._qdrant = qdrant
+        self._forgotten = forgotten
 
     async def forget(self, client: int | str, dry_run: bool) -> ForgetResponse:
         """Deletes every row of a client, then every point. Raises NotFound, StoreUnavailable.
@@ -46,6 +48,8 @@ class Forgetter:
             return profile, {**counts, "client_profiles": 1}
 
         profile, counts = await self._database.run(rows_of, system=True, timeout_s=60.0, wait_s=2.0)
+        if not dry_run:
+            self._forgotten(profile.id)
         points, pending = await self._points(profile.id, dry_run)
         return ForgetResponse(
             client_id=profile.id, dry_run=dry_run, postgres=counts, qdrant=points, qdrant_pending=pending

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -16,8 +16,9 @@ from typing import Final
 from memory_service.lexical import LexicalScore
 
 CANDIDATES: Final = 100
+CENTRE_FULL: Final = 100
 _RATING_FACTOR: Final = {1: 0.5, 2: 0.8, 3: 1.0, 4: 1.05, 5: 1.1}
-QUESTION_FACTOR: Final = 0.88
+QUESTION_FACTOR: Final = 0.8
 TIME_FACTOR: Final = 1.1
 RECENCY_SHARE: Final = 0.05
 RECENCY_HALF_LIFE_DAYS: Final = 90.0
@@ -30,7 +31,7 @@ class Weights:
 
     dense: float
     own: float = 0.5
-    wide: float = 0.3
+    wide: float = 0.6
     chat: float = 0.4
 
 
@@ -89,15 +90,14 @@ def _words(lexical: Mapping[int, LexicalScore], weights: Weights) -> dict[int, f
     """One lexical score from the four, each against the best of its kind."""
     if not lexical:
         return {}
-    most = [
-        max((getattr(value, kind) for value in lexical.values()), default=0.0) or 1.0
-        for kind in ("window", "own", "wide", "chat")
-    ]
+    own, window, wide, chat = (
+        max(value[kind] for value in lexical.values()) or 1.0 for kind in range(len(LexicalScore._fields) - 1)
+    )
     return {
-        slot: value.window / most[0]
-        + weights.own * value.own / most[1]
-        + weights.wide * value.wide / most[2]
-        + weights.chat * value.chat / most[3]
+        slot: value.window / window
+        + weights.own * (value.own / own)
+        + weights.wide * (value.wide / wide)
+        + weights.chat * (value.chat / chat)
         for slot, value in lexical.items()
     }
 
@@ -110,13 +110,35 @@ def _with_neighbours(dense: Mapping[int, float]) -> dict[int, float]:
     }
 
 
-def relevant(candidate: Ranked, gate_lexical: float, gate_dense: float) -> bool:
-    """Whether a candidate has anything to do with the query, measured absolutely.
+def specific(vector: Sequence[float], centre: Sequence[float], count: int) -> list[float]:
+    """A query's vector without what all of a client's messages have in common, of length one.
+
+    Every message of a client resembles every other: in who talks and about what. That part of a similarity
+    tells nothing, and for averaged word vectors it is the larger one (removing the mean: Mu and Viswanath,
+    "All-but-the-Top", ICLR 2018). It is taken off the query alone, which changes every similarity by the same
+    rule and leaves the stored vectors as they are.
+
+    :param centre: the mean vector of some of the client's messages
+    :param count: of how many; below CENTRE_FULL it is trusted in proportion, since the mean of few messages
+        is what they say
+    """
+    share = min(1.0, count / CENTRE_FULL)
+    rest = [value - share * common for value, common in zip(vector, centre, strict=True)]
+    norm = math.sqrt(sum(value * value for value in rest))
+    return [value / norm for value in rest] if norm > 0.0 else list(vector)
+
+
+def relevant(ranked: Sequence[Ranked], gate_lexical: float, gate_dense: float) -> list[Ranked]:
+    """The candidates that have anything to do with the query, measured absolutely, in their order.
 
     Scaled scores cannot tell: the best of nothing but noise is 1. So either enough of the query's weight
-    must occur in the window, or the meaning must be near.
+    must occur in the window, or the meaning must be near. Once a window holds enough, half of it does for
+    the others: what is asked about was mostly said in several places, and not with the same words.
     """
-    return candidate.coverage >= gate_lexical or candidate.cosine >= gate_dense
+    needed = gate_lexical
+    if any(item.coverage >= gate_lexical for item in ranked):
+        needed /= 2.0
+    return [item for item in ranked if item.coverage >= needed or item.cosine >= gate_dense]
 
 
 def adjusted(score: float, occurred_at: datetime, now: datetime, rating: int | None, text: str) -> float:

@@ -7,7 +7,9 @@ statement that forgot its WHERE would still see nobody else.
 from __future__ import annotations
 
 import hashlib
+import json
 import uuid
+from array import array
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,11 +21,13 @@ from memory_service.conflict import Believed, Source
 from memory_service.database import Connection, name_client
 from memory_service.embedding import literal
 from memory_service.errors import NotFound
-from memory_service.lexical import SMALL_TALK, Posting, unpack_postings
+from memory_service.lexical import SMALL_TALK, Postings, unpack_postings
 from memory_service.schemas import FIRST_OWN_ID
 
 NAMESPACE: Final = uuid.UUID("6f0c1b0e-57a5-5c39-9d0e-0d6c1f6f2a11")
 POSTINGS_PER_TERM: Final = 1_000
+CENTRE_SAMPLE: Final = 200
+_SKIP: Final = sorted(SMALL_TALK)
 Row = dict[str, Any]
 
 
@@ -60,7 +64,7 @@ class LexicalMatch:
     """What BM25 needs: the query's terms, their postings, and how many messages there are."""
 
     terms: list[str]
-    postings: dict[str, list[Posting]]
+    postings: dict[str, Postings]
     total: int
 
 
@@ -88,7 +92,11 @@ class NewEntry:
 
 _PROFILE_COLUMNS = "id, user_id, full_name, email, tags, metadata, created_at, updated_at"
 _FIND_BY_ID = f"SELECT {_PROFILE_COLUMNS} FROM client_profiles WHERE id = %s"
-_FIND_BY_USER = f"SELECT {_PROFILE_COLUMNS} FROM client_profiles WHERE user_id = %s"
+# Found by its user id a client is known only now: the transaction is narrowed to it by the same statement.
+_FIND_BY_USER = f"""
+    SELECT {_PROFILE_COLUMNS}, set_config('memory.client_id', id::text, true) AS named
+    FROM client_profiles WHERE user_id = %s
+"""
 
 
 async def find_client(connection: Connection, client: int | str, create: bool) -> ProfileRow:
@@ -117,10 +125,9 @@ async def find_client(connection: Connection, client: int | str, create: bool) -
                 "INSERT INTO client_profiles (user_id) VALUES (%s) ON CONFLICT DO NOTHING", (client,)
             )
             row = await (await connection.execute(_FIND_BY_USER, (client,))).fetchone()
-        if row is not None:
-            await name_client(connection, int(row["id"]))
     if row is None:
         raise NotFound(f"there is no client {client!r}")
+    row.pop("named", None)
     return ProfileRow(**row)
 
 
@@ -152,7 +159,7 @@ class ClientRows:
             "query": query,
             "sessions": list(sessions),
             "episodes": episodes,
-            "skip": sorted(SMALL_TALK),
+            "skip": _SKIP,
             "cap": POSTINGS_PER_TERM,
         }
         async with self._connection.pipeline():
@@ -171,7 +178,7 @@ class ClientRows:
 
     async def lexical(self, query: str) -> LexicalMatch:
         """The postings of a query's terms."""
-        values = {"query": query, "skip": sorted(SMALL_TALK), "cap": POSTINGS_PER_TERM}
+        values = {"query": query, "skip": _SKIP, "cap": POSTINGS_PER_TERM}
         return _lexical_match(await self._all(_POSTINGS, values), await self._one(_TOTAL, {}))
 
     async def nearest(self, vector: Sequence[float], model: str, limit: int) -> dict[int, float]:
@@ -189,6 +196,23 @@ class ClientRows:
             {"vector": literal(vector), "model": model, "limit": limit},
         )
         return {row["slot"]: float(row["cosine"]) for row in rows}
+
+    async def centre(self, model: str) -> tuple[array[float], int]:
+        """The mean of the newest vectors, and of how many."""
+        row = await self._one(
+            """
+            SELECT avg(embedding) AS mean, count(*) AS count FROM (
+                SELECT embedding FROM memory_entries
+                WHERE client_id = %(client)s AND embedding_model = %(model)s AND NOT quarantined
+                  AND (expires_at IS NULL OR expires_at > now())
+                ORDER BY slot DESC LIMIT %(sample)s
+            ) newest
+            """,
+            {"model": model, "sample": CENTRE_SAMPLE},
+        )
+        if row is None or row["mean"] is None:
+            return array("f"), 0
+        return array("f", json.loads(row["mean"])), int(row["count"])
 
     async def has_vectors(self) -> bool:
         """Whether the client has any entry with a vector."""
@@ -783,11 +807,18 @@ _RECENT_EPISODES: Final = """
     SELECT id, summary, rating, created_at FROM episodes
     WHERE client_id = %(client)s AND NOT probe ORDER BY created_at DESC, id DESC LIMIT %(episodes)s
 """
+# Only the newest uses of a word are read. When there are more, `among` says how many messages they are the
+# uses in, from which follows how many there are altogether.
 _POSTINGS: Final = """
-    SELECT q.term, p.packed
+    SELECT q.term, p.slots, p.counts, p.lengths,
+           CASE WHEN p.uses = %(cap)s THEN (
+               SELECT sum(c.next_position) FROM conversations c
+               WHERE c.client_id = %(client)s AND c.id >= p.oldest >> 20
+           ) END AS among
     FROM (SELECT DISTINCT term FROM lexemes(%(query)s) WHERE term <> ALL(%(skip)s::text[]) LIMIT 64) q
     CROSS JOIN LATERAL (
-        SELECT string_agg(int8send(t.slot) || int2send(t.tf) || int2send(t.len), ''::bytea) AS packed
+        SELECT string_agg(int8send(t.slot), ''::bytea) AS slots, string_agg(int2send(t.tf), ''::bytea) AS counts,
+               string_agg(int2send(t.len), ''::bytea) AS lengths, count(*) AS uses, min(t.slot) AS oldest
         FROM (SELECT slot, tf, len FROM memory_terms
               WHERE client_id = %(client)s AND term = q.term ORDER BY slot DESC LIMIT %(cap)s) t
     ) p
@@ -802,8 +833,16 @@ _JOB: Final = """
 
 
 def _lexical_match(rows: Sequence[Row], total: Row | None) -> LexicalMatch:
-    postings = {row["term"]: unpack_postings(row["packed"]) for row in rows if row["packed"]}
-    most = max((len(found) for found in postings.values()), default=0)
-    return LexicalMatch(
-        sorted(row["term"] for row in rows), postings, max(int(total["total"]) if total else 0, most)
-    )
+    messages = int(total["total"]) if total else 0
+    postings = {
+        row["term"]: unpack_postings(row["slots"], row["counts"], row["lengths"], _uses(row, messages))
+        for row in rows
+        if row["slots"]
+    }
+    most = max((found.total for found in postings.values()), default=0)
+    return LexicalMatch(sorted(row["term"] for row in rows), postings, max(messages, most))
+
+
+def _uses(row: Row, messages: int) -> int:
+    """In how many messages a word is, estimated when only the newest of them were read."""
+    return POSTINGS_PER_TERM * messages // int(row["among"]) if row["among"] else 0

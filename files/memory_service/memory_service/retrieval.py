@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from array import array
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Final
 
 from memory_service import metrics
 from memory_service.database import Connection, Database
@@ -13,6 +17,7 @@ from memory_service.embedding import Embedder
 from memory_service.errors import StoreUnavailable, UpstreamError
 from memory_service.fusion import (
     CANDIDATES,
+    CENTRE_FULL,
     Ranked,
     Weights,
     adjusted,
@@ -20,6 +25,7 @@ from memory_service.fusion import (
     fingerprint,
     fuse,
     relevant,
+    specific,
     timely,
 )
 from memory_service.lexical import score
@@ -28,6 +34,9 @@ from memory_service.repository import ClientRows, EntryRow, LexicalMatch
 from memory_service.settings import Settings
 
 QUERY_CHARACTERS = 4_000
+CENTRES: Final = 512
+CENTRE_S: Final = 600.0
+SMALL_CENTRE_S: Final = 30.0
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,47 @@ class Deadline:
         return time.monotonic() >= self._at
 
 
+@dataclass(frozen=True)
+class Centre:
+    """The mean of some of a client's vectors, of how many, and until when it is good enough."""
+
+    mean: array[float]
+    count: int
+    until: float
+
+
+class Centres:
+    """The centres of the clients that were asked about lately: at most CENTRES, of 6 KB each.
+
+    A centre moves slowly once it is the mean of CENTRE_FULL messages; that of a smaller memory is read again
+    sooner.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._known: OrderedDict[int, Centre] = OrderedDict()
+        self._clock = clock
+
+    def get(self, client_id: int) -> Centre | None:
+        """The centre of a client, if it is known and not too old."""
+        centre = self._known.get(client_id)
+        return centre if centre is not None and self._clock() < centre.until else None
+
+    async def learn(self, rows: ClientRows, model: str) -> None:
+        """Reads the centre of a client, unless it is known."""
+        if self.get(rows.client_id) is not None:
+            return
+        mean, count = await rows.centre(model)
+        lasts = CENTRE_S if count >= CENTRE_FULL else SMALL_CENTRE_S
+        self._known[rows.client_id] = Centre(mean, count, self._clock() + lasts)
+        self._known.move_to_end(rows.client_id)
+        while len(self._known) > CENTRES:
+            self._known.popitem(last=False)
+
+    def forget(self, client_id: int) -> None:
+        """Forgets the centre of a client."""
+        self._known.pop(client_id, None)
+
+
 class Retrieval:
     """The searches and how they are put together."""
 
@@ -80,6 +130,7 @@ class Retrieval:
         self._embedder = embedder
         self._qdrant = qdrant
         self._weights = Weights(settings.dense_weight)
+        self._centres = Centres()
 
     async def embed(self, query: str, deadline: Deadline, degraded: Degraded) -> list[float] | None:
         """The query's vector, or None when the model does not answer in time."""
@@ -94,11 +145,29 @@ class Retrieval:
         finally:
             metrics.STAGES.labels("embed").observe(time.perf_counter() - started)
 
+    async def prepare(self, rows: ClientRows) -> None:
+        """Reads what a search by meaning has to know of a client, within a transaction that runs anyway."""
+        await self._centres.learn(rows, self._embedder.model)
+
+    def forget(self, client_id: int) -> None:
+        """Forgets what is known of a client that is gone."""
+        self._centres.forget(client_id)
+
+    async def meaning(
+        self, query: str, client: Awaitable[int], deadline: Deadline, degraded: Degraded
+    ) -> dict[int, float]:
+        """Slot -> cosine of what is near to a query in meaning; the client may become known meanwhile."""
+        vector = await self.embed(query, deadline, degraded)
+        return {} if vector is None else await self.near(await client, vector, deadline, degraded)
+
     async def near(
         self, client_id: int, vector: list[float], deadline: Deadline, degraded: Degraded
     ) -> dict[int, float]:
         """Slot -> cosine of what is near in meaning: from Qdrant, else by reading PostgreSQL's vectors."""
         started = time.perf_counter()
+        centre = self._centres.get(client_id)
+        if centre is not None and centre.count:
+            vector = specific(vector, centre.mean, centre.count)
         try:
             if self._qdrant is not None:
                 timeout = min(self._settings.qdrant_timeout_s, deadline.left(0.15))
@@ -148,8 +217,7 @@ class Retrieval:
         if not lexical.terms:
             # Nothing but small talk was said: only a meaning that is very near is worth an interruption.
             ranked = [item for item in ranked if item.cosine >= max(0.75, self._settings.gate_dense)]
-        gate = self._settings
-        chosen = [item for item in ranked if relevant(item, gate.gate_lexical, gate.gate_dense)]
+        chosen = relevant(ranked, self._settings.gate_lexical, self._settings.gate_dense)
         metrics.STAGES.labels("fuse").observe(time.perf_counter() - started)
         return chosen
 
@@ -165,7 +233,9 @@ class Retrieval:
         async def work(connection: Connection) -> dict[int, EntryRow]:
             return await ClientRows(connection, client_id).entries([item.slot for item in chosen])
 
-        entries = await self._database.run(work, client_id=client_id, timeout_s=deadline.left(0.05))
+        entries = await self._database.run(
+            work, client_id=client_id, timeout_s=deadline.left(0.05), pipelined=True
+        )
         now = datetime.now(UTC)
         found = [
             Found(
@@ -197,15 +267,21 @@ class Retrieval:
     ) -> tuple[list[Found], list[str]]:
         """A search on its own: what was found, and what had to be done without."""
         degraded = Degraded()
+        client: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
         async def words(connection: Connection) -> LexicalMatch:
-            return await ClientRows(connection, client_id).lexical(query[:QUERY_CHARACTERS])
+            rows = ClientRows(connection, client_id)
+            await self.prepare(rows)
+            if not client.done():
+                client.set_result(client_id)
+            return await rows.lexical(query[:QUERY_CHARACTERS])
 
-        embedding = asyncio.create_task(self.embed(query, deadline, degraded))
+        meaning = asyncio.create_task(self.meaning(query, client, deadline, degraded))
         try:
-            lexical = await self._database.run(words, client_id=client_id, timeout_s=deadline.left(0.1))
-            vector = await embedding
+            lexical = await self._database.run(
+                words, client_id=client_id, timeout_s=deadline.left(0.1), pipelined=True
+            )
+            near = await meaning
         finally:
-            embedding.cancel()
-        near = await self.near(client_id, vector, deadline, degraded) if vector else {}
+            meaning.cancel()
         return await self.show(client_id, query, self.rank(lexical, near), limit, deadline), degraded.reasons

@@ -109,5 +109,5 @@ def build(settings: Settings) -> Service:
         writer=Writer(settings, database, embedder, worker),
         worker=worker,
         cleaner=Cleaner(settings, database, qdrant),
-        forgetter=Forgetter(database, qdrant),
+        forgetter=Forgetter(database, qdrant, retrieval.forget),
     )

@@ -65,7 +65,7 @@ class Settings(BaseSettings):
     context_tokens: Annotated[int, Field(ge=100, le=32_000)] = 1_500
     chunks: Annotated[int, Field(ge=1, le=100)] = 12
     episodes: Annotated[int, Field(ge=0, le=50)] = 5
-    dense_weight: Weight = 0.17
+    dense_weight: Weight = 0.25
     gate_lexical: Weight = 0.2
     gate_dense: Weight = 0.55
 

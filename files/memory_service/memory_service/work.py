@@ -164,6 +164,7 @@ class Worker:
             lambda connection: system_rows.claim(connection, ["extract"], LEASE_S, job_id),
             system=True,
             wait_s=1.0,
+            pipelined=True,
         )
         if job is None:
             return None
@@ -198,7 +199,10 @@ class Worker:
         finally:
             metrics.STAGES.labels(job.kind).observe(time.perf_counter() - started)
         await self._database.run(
-            lambda connection: system_rows.finish(connection, job.id, result), system=True, wait_s=2.0
+            lambda connection: system_rows.finish(connection, job.id, result),
+            system=True,
+            wait_s=2.0,
+            pipelined=True,
         )
         return result
 
@@ -247,7 +251,7 @@ class Worker:
             turn = await rows.turn(episode)
             return turn, [row["fact_key"] for row in await rows.facts()]
 
-        turn, known = await self._database.run(read, client_id=client, wait_s=2.0)
+        turn, known = await self._database.run(read, client_id=client, wait_s=2.0, pipelined=True)
         if not turn:
             return {"facts_upserted": 0, "reason": "nothing new was said"}
         await self._embed_turn(client, turn)
@@ -282,7 +286,7 @@ class Worker:
                 "tokens": extraction.tokens,
             }
 
-        return await self._database.run(store, client_id=client, wait_s=2.0, timeout_s=10.0)
+        return await self._database.run(store, client_id=client, wait_s=2.0, timeout_s=10.0, pipelined=True)
 
     async def _embed_turn(self, client: int, turn: list[Row]) -> None:
         missing = [
@@ -299,7 +303,7 @@ class Worker:
         async def store(connection: Connection) -> None:
             await ClientRows(connection, client).set_vectors(found, self._embedder.model)
 
-        await self._database.run(store, client_id=client, wait_s=2.0)
+        await self._database.run(store, client_id=client, wait_s=2.0, pipelined=True)
         self.vectors_wait()
 
     async def _ask(self, turn: list[Row], known: list[str]) -> Extraction:

@@ -184,7 +184,9 @@ class Writer:
             job = await rows.queue_extraction(episode)
             return Committed(profile.id, episode, job, saved, None, True)
 
-        return await self._database.run(work, timeout_s=deadline.left(), wait_s=min(1.0, deadline.left()))
+        return await self._database.run(
+            work, timeout_s=deadline.left(), wait_s=min(1.0, deadline.left()), pipelined=True
+        )
 
     async def _first_answer(self, committed: Committed, answer: WritebackResponse) -> WritebackResponse:
         """Stores the answer, so that a repetition of the request gets the same; the first one wins."""
@@ -194,7 +196,9 @@ class Writer:
             return await rows.answered(committed.episode_id, answer.model_dump(mode="json"))
 
         try:
-            stored = await self._database.run(work, client_id=committed.client_id, timeout_s=1.0)
+            stored = await self._database.run(
+                work, client_id=committed.client_id, timeout_s=1.0, pipelined=True
+            )
         except (StoreUnavailable, NotFound, asyncio.CancelledError):
             return answer  # the turn itself is committed, which is what the answer says
         return WritebackResponse.model_validate(stored)

@@ -24,6 +24,15 @@ LANGUAGE sql STABLE PARALLEL SAFE AS $$
     WHERE octet_length(lexeme) <= 64
 $$;
 
+-- An entry is also found by its date: "what did I say in May 2023?". The day, month and year of when it was
+-- said become words of it, like those of its content.
+CREATE FUNCTION memory.entry_lexemes(content text, occurred_at timestamptz)
+RETURNS TABLE (term text, tf smallint, len smallint)
+LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT l.term, l.tf, l.len
+    FROM memory.lexemes(content || ' ' || to_char(occurred_at AT TIME ZONE 'UTC', 'FMDD FMMonth YYYY')) l
+$$;
+
 -- What the indexes must follow: the words at once, the vectors through the outbox.
 CREATE TABLE memory.vector_outbox (
     id               bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -42,7 +51,7 @@ LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO memory.memory_terms (client_id, term, slot, tf, len)
         SELECT n.client_id, l.term, n.slot, l.tf, l.len
-        FROM new_rows n, memory.lexemes(n.content) l;
+        FROM new_rows n, memory.entry_lexemes(n.content, n.occurred_at) l;
     INSERT INTO memory.vector_outbox (client_id, memory_id)
         SELECT client_id, id FROM new_rows WHERE embedding IS NOT NULL;
     RETURN NULL;
@@ -52,7 +61,7 @@ CREATE FUNCTION memory.entries_deleted() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
     DELETE FROM memory.memory_terms t
-        USING old_rows o, memory.lexemes(o.content) l
+        USING old_rows o, memory.entry_lexemes(o.content, o.occurred_at) l
         WHERE t.client_id = o.client_id AND t.term = l.term AND t.slot = o.slot;
     INSERT INTO memory.vector_outbox (client_id, memory_id)
         SELECT client_id, id FROM old_rows WHERE embedding IS NOT NULL;
@@ -63,13 +72,14 @@ CREATE FUNCTION memory.entries_updated() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
     IF EXISTS (SELECT 1 FROM old_rows o JOIN new_rows n USING (id)
-               WHERE o.content <> n.content OR o.slot <> n.slot OR o.client_id <> n.client_id) THEN
+               WHERE o.content <> n.content OR o.slot <> n.slot OR o.client_id <> n.client_id
+                  OR o.occurred_at <> n.occurred_at) THEN
         DELETE FROM memory.memory_terms t
-            USING old_rows o, memory.lexemes(o.content) l
+            USING old_rows o, memory.entry_lexemes(o.content, o.occurred_at) l
             WHERE t.client_id = o.client_id AND t.term = l.term AND t.slot = o.slot;
         INSERT INTO memory.memory_terms (client_id, term, slot, tf, len)
             SELECT n.client_id, l.term, n.slot, l.tf, l.len
-            FROM new_rows n, memory.lexemes(n.content) l;
+            FROM new_rows n, memory.entry_lexemes(n.content, n.occurred_at) l;
     END IF;
     INSERT INTO memory.vector_outbox (client_id, memory_id)
         SELECT n.client_id, n.id
