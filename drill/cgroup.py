@@ -127,6 +127,20 @@ class Group:
         joined = [str(directory / "cgroup.procs") for directory in self.directories]
         return ["/bin/sh", "-c", join, "sh", str(len(joined)), *joined, *argv]
 
+    def check_limit(self, limit_bytes: int) -> None:
+        """Make sure that the limit is in force, because nothing else shows that it is not.
+
+        Raises:
+            CannotRunHere: it is not, as where the kernel was started with its memory controller off.
+        """
+        found = self.memory().limit
+        if found != limit_bytes:
+            raise CannotRunHere(
+                f"{self.machine} is not held to {limit_bytes // 2**20} MiB: {self.memory_directory} has "
+                f"{f'a limit of {found} bytes' if found else 'no memory limit'}. Look for cgroup_disable=memory in "
+                "/proc/cmdline; set DROPLET_HOST to a real server instead."
+            )
+
     def processes(self) -> list[int]:
         """Every process of the droplet."""
         found: set[int] = set()

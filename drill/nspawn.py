@@ -115,6 +115,11 @@ def start(record: Record, wire: Wire) -> None:
         if time.monotonic() > deadline:
             raise BootFailed(f"The droplet {record.name} has no network after 20 s (see {log}).")
         time.sleep(0.05)
+    try:
+        cells.check_limit(MEMORY_BYTES)
+    except DrillError:
+        pull_plug(record)
+        raise
     network.plug_in(record.veth, wire)
 
 

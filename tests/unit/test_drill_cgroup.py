@@ -105,6 +105,25 @@ def test_the_last_scope_takes_the_slice_along(tmp_path, monkeypatch, others, ask
     assert ran == asked
 
 
+@pytest.mark.parametrize(
+    ("found", "said"), [(None, "no memory limit"), ("max\n", "no memory limit"), ("4096\n", "of 4096 bytes")]
+)
+def test_a_limit_that_is_not_in_force_is_told(tmp_path, found, said):
+    group = Group(Layout(2, (tmp_path,), tmp_path, False), "drill-x")
+    group.directories[0].mkdir()
+    if found:
+        (group.directories[0] / "memory.max").write_text(found)
+    with pytest.raises(CannotRunHere, match=f"not held to 2048 MiB.*{said}.*cgroup_disable=memory"):
+        group.check_limit(TWO_GIB)
+
+
+def test_a_limit_in_force_passes(tmp_path):
+    group = Group(Layout(1, (tmp_path,), tmp_path, False), "drill-x")
+    group.directories[0].mkdir()
+    (group.directories[0] / "memory.limit_in_bytes").write_text(f"{TWO_GIB}\n")
+    group.check_limit(TWO_GIB)
+
+
 def test_version_2_without_systemd_enables_controllers_and_sets_the_limit(tmp_path):
     (tmp_path / "cgroup.controllers").write_text("cpuset cpu io memory pids rdma\n")
     (tmp_path / "cgroup.subtree_control").write_text("cpu\n")
