@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from drill.commands import succeeds
 from drill.errors import CannotRunHere, CommandFailed
 
 MOUNTS: Final = Path("/proc/self/mounts")
@@ -126,6 +127,20 @@ class Group:
         joined = [str(directory / "cgroup.procs") for directory in self.directories]
         return ["/bin/sh", "-c", join, "sh", str(len(joined)), *joined, *argv]
 
+    def check_limit(self, limit_bytes: int) -> None:
+        """Make sure that the limit is in force, because nothing else shows that it is not.
+
+        Raises:
+            CannotRunHere: it is not, as where the kernel was started with its memory controller off.
+        """
+        found = self.memory().limit
+        if found != limit_bytes:
+            raise CannotRunHere(
+                f"{self.machine} is not held to {limit_bytes // 2**20} MiB: {self.memory_directory} has "
+                f"{f'a limit of {found} bytes' if found else 'no memory limit'}. Look for cgroup_disable=memory in "
+                "/proc/cmdline; set DROPLET_HOST to a real server instead."
+            )
+
     def processes(self) -> list[int]:
         """Every process of the droplet."""
         found: set[int] = set()
@@ -163,7 +178,7 @@ class Group:
             for each in sorted(self._tree(directory), reverse=True):
                 _remove_group(each)
         if self.layout.version == 2 and self.layout.systemd:
-            _remove_group(self.layout.memory / SLICE, must=False)
+            _end_slice(self.layout.memory / SLICE)
 
     def memory(self) -> Memory:
         """Read the droplet's memory; zeros when it is not running."""
@@ -249,14 +264,21 @@ def _enable_controllers(root: Path) -> None:
         (root / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in sorted(missing)))
 
 
-def _remove_group(directory: Path, *, must: bool = True) -> None:
+def _end_slice(directory: Path) -> None:
+    """Remove the slice once no scope is left in it.
+
+    systemd makes it for the first scope, never ends it by itself, and puts its directory back.
+    """
+    if directory.is_dir() and not any(child.is_dir() for child in directory.iterdir()):
+        succeeds(["systemctl", "stop", "--quiet", directory.name])
+
+
+def _remove_group(directory: Path) -> None:
     deadline = time.monotonic() + 5
     while directory.is_dir():
         try:
             directory.rmdir()
         except OSError as error:  # a process that was killed may take a moment to be gone
-            if not must:
-                return
             if time.monotonic() > deadline:
                 raise CommandFailed(
                     f"Could not remove the control group {directory}: {error.strerror}."

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from drill import paths
+from drill import paths, rootfs
 from drill.console import step
 from drill.errors import CannotRunHere
 from drill.trees import free_space_mb
@@ -27,12 +27,16 @@ PROGRAMS: Final = {
     "ssh-keygen": "openssh-client",
     "tar": "tar",
 }
+# File -> Debian package that has it. Ubuntu's mmdebstrap comes without the keys of Debian's archive.
+FILES: Final = {rootfs.KEYRING: "debian-archive-keyring"}
 DISK_MB: Final = 3000
 
 
 def missing_packages(programs: Mapping[str, str] = PROGRAMS) -> list[str]:
-    """Debian packages of these programs (by default what local droplets need) that are not installed."""
-    return sorted({package for program, package in programs.items() if shutil.which(program) is None})
+    """Debian packages of these programs (by default what local droplets need) and files that are not installed."""
+    programs_of = {package for program, package in programs.items() if shutil.which(program) is None}
+    files_of = {package for file, package in FILES.items() if not Path(file).is_file()}
+    return sorted(programs_of | files_of)
 
 
 def install_missing(programs: Mapping[str, str]) -> None:

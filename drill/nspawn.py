@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from drill import cgroup, disk, kernel_log, network, records
+from drill.commands import run
 from drill.errors import BootFailed, DrillError
 from drill.network import Wire
 from drill.records import Record
@@ -94,6 +95,7 @@ def start(record: Record, wire: Wire) -> None:
     # Remains of a machine whose plug was pulled.
     cells.kill()
     network.unplug(record.veth)
+    clear_runtime(record)
     cells.prepare(MEMORY_BYTES)
     disk.install_init(record)
     records.write_json(record.directory / "started.json", {"monotonic_us": time.monotonic_ns() // 1000})
@@ -115,6 +117,11 @@ def start(record: Record, wire: Wire) -> None:
         if time.monotonic() > deadline:
             raise BootFailed(f"The droplet {record.name} has no network after 20 s (see {log}).")
         time.sleep(0.05)
+    try:
+        cells.check_limit(MEMORY_BYTES)
+    except DrillError:
+        pull_plug(record)
+        raise
     network.plug_in(record.veth, wire)
 
 
@@ -164,7 +171,17 @@ def clean_up(record: Record) -> None:
     """Remove what a stopped machine leaves on the laptop: its cable, its groups, its mount point."""
     network.unplug(record.veth)
     group(record).remove()
-    # systemd-nspawn removes these itself, unless it was killed.
+    clear_runtime(record)
+
+
+def clear_runtime(record: Record) -> None:
+    """Remove what systemd-nspawn keeps of a machine in /run, as it does itself unless it was killed."""
+    # A file system of its own with Debian 13 (systemd 257), which starts no machine whose last one is still mounted.
+    sockets = _RUNTIME / "unix-export" / record.machine
+    if sockets.is_mount():
+        run(["umount", str(sockets)], purpose=f"unmount what {record.name} left at {sockets}")
+    if sockets.is_dir():
+        sockets.rmdir()
     propagate = _RUNTIME / "propagate" / record.machine
     if propagate.is_dir():
         propagate.rmdir()

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from drill import machine, network, nspawn, paths, records, rootfs, work
-from drill.cgroup import layout
+from drill.cgroup import SLICE, layout
 from drill.scan import scan
 from tests.drill.deploying import PROJECT
 
@@ -318,6 +318,7 @@ def traces(wire, *droplets):
         return subprocess.run(argv, capture_output=True, text=True, check=False).stdout.splitlines()
 
     prefix = wire.subnet.removesuffix(".0/24")
+    groups = Path("/sys/fs/cgroup")
     state = paths.state_dir()
     return {
         "interfaces": mine(output("ip", "-o", "link")),
@@ -325,7 +326,9 @@ def traces(wire, *droplets):
             line for line in output("ip", "route", "show", "table", "all") if prefix in line
         ],
         "packet filter rules": mine(output("iptables-save")),
-        "control groups": mine(str(path) for path in Path("/sys/fs/cgroup").glob("*/drill*")),
+        "control groups": mine(str(path) for path in groups.glob("*/drill*"))
+        # The slice holds the groups of every wire, so it is a trace of this one only when it is empty.
+        + [str(path) for path in groups.glob(SLICE) if not any(each.is_dir() for each in path.iterdir())],
         "processes": mine(_command_lines()),
         "mounts": mine(Path("/proc/mounts").read_text().splitlines()),
         "network namespaces": mine(output("ip", "netns")),

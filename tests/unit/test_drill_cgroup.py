@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from drill.cgroup import Group, Layout, Memory, limit_settings, parse_layout, read_memory
+from drill import cgroup
+from drill.cgroup import SLICE, Group, Layout, Memory, limit_settings, parse_layout, read_memory
 from drill.errors import CannotRunHere
 
 TWO_GIB = 2 * 2**30
@@ -88,6 +89,39 @@ def test_with_systemd_and_version_2_a_scope_holds_the_memory():
 def test_without_a_limit_a_scope_has_none():
     group = Group(Layout(2, (Path("/sys/fs/cgroup"),), Path("/sys/fs/cgroup"), True), "drill-x")
     assert not [word for word in group.command(["true"], None) if "Memory" in word]
+
+
+@pytest.mark.parametrize(
+    ("others", "asked"), [([], [["systemctl", "stop", "--quiet", SLICE]]), (["b.scope"], [])]
+)
+def test_the_last_scope_takes_the_slice_along(tmp_path, monkeypatch, others, asked):
+    ran = []
+    monkeypatch.setattr(cgroup, "succeeds", ran.append)
+    group = Group(Layout(2, (tmp_path,), tmp_path, True), "a")
+    for directory in (group.directories[0] / "payload", *(tmp_path / SLICE / other for other in others)):
+        directory.mkdir(parents=True)
+    group.remove()
+    assert not group.directories[0].exists()
+    assert ran == asked
+
+
+@pytest.mark.parametrize(
+    ("found", "said"), [(None, "no memory limit"), ("max\n", "no memory limit"), ("4096\n", "of 4096 bytes")]
+)
+def test_a_limit_that_is_not_in_force_is_told(tmp_path, found, said):
+    group = Group(Layout(2, (tmp_path,), tmp_path, False), "drill-x")
+    group.directories[0].mkdir()
+    if found:
+        (group.directories[0] / "memory.max").write_text(found)
+    with pytest.raises(CannotRunHere, match=f"not held to 2048 MiB.*{said}.*cgroup_disable=memory"):
+        group.check_limit(TWO_GIB)
+
+
+def test_a_limit_in_force_passes(tmp_path):
+    group = Group(Layout(1, (tmp_path,), tmp_path, False), "drill-x")
+    group.directories[0].mkdir()
+    (group.directories[0] / "memory.limit_in_bytes").write_text(f"{TWO_GIB}\n")
+    group.check_limit(TWO_GIB)
 
 
 def test_version_2_without_systemd_enables_controllers_and_sets_the_limit(tmp_path):

@@ -161,6 +161,14 @@ def test_a_system_without_the_programs_or_apt_is_told_the_packages(monkeypatch, 
         laptop.prepare()
 
 
+def test_the_keys_of_debians_archive_are_installed_where_the_system_lacks_them(monkeypatch, tmp_path):
+    keys = tmp_path / "keys.gpg"
+    monkeypatch.setattr(laptop, "FILES", {str(keys): "debian-archive-keyring"})
+    assert laptop.missing_packages({}) == ["debian-archive-keyring"]
+    keys.touch()
+    assert laptop.missing_packages({}) == []
+
+
 def test_the_ssh_config_pins_the_host_key_and_survives_spaces(monkeypatch, tmp_path):
     monkeypatch.setenv("MEMORY_DROPLET_STATE", str(tmp_path / "my state"))
     text = render_ssh_config(Record("one", "10.90.0.2", "10.90.0.1", "drill0"))
