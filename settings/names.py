@@ -30,7 +30,6 @@ N8N_SCHEMA: Final = "n8n"
 ALERTS_SCHEMA: Final = "alerts"
 OPEN_WEBUI_DATABASE: Final = "openwebui"
 QDRANT_COLLECTION: Final = "memory_vectors"
-VECTOR_SIZE: Final = 1536
 
 
 def unit(container: str) -> str:

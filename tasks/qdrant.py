@@ -1,5 +1,8 @@
 """Qdrant: the disposable vector index over Postgres."""
 
+import json
+from pathlib import Path
+
 from pyinfra import host
 from pyinfra.api import deploy
 
@@ -14,68 +17,9 @@ COMPONENT = "qdrant"
 URL = f"http://127.0.0.1:{names.QDRANT_PORT}"
 
 
-def collection_body(shard_number: int, replication_factor: int) -> dict[str, object]:
-    """The declared collection. Every query filters by client, hence no global graph (m=0)."""
-    return {
-        "vectors": {"size": names.VECTOR_SIZE, "distance": "Cosine", "memory": "cold"},
-        "hnsw_config": {
-            "m": 0,
-            "payload_m": 16,
-            "ef_construct": 100,
-            "full_scan_threshold": 10000,
-            "max_indexing_threads": 2,
-            "memory": "cached",
-        },
-        "quantization_config": {"scalar": {"type": "int8", "quantile": 0.99, "memory": "pinned"}},
-        "payload": {"memory": "cold"},
-        "optimizers_config": {
-            "default_segment_number": 2,
-            "max_optimization_threads": 1,
-            "indexing_threshold": 10000,
-        },
-        "wal_config": {"wal_capacity_mb": 32, "wal_segments_ahead": 0},
-        "shard_number": shard_number,
-        "replication_factor": replication_factor,
-        "write_consistency_factor": 1,
-        "strict_mode_config": {
-            "enabled": True,
-            "unindexed_filtering_retrieve": False,
-            "unindexed_filtering_update": False,
-            "max_query_limit": 1000,
-            "max_timeout": 30,
-            "upsert_max_batchsize": 1000,
-            "search_max_hnsw_ef": 512,
-            "search_max_oversampling": 4.0,
-            "filter_max_conditions": 32,
-            "condition_max_size": 1024,
-            "max_payload_index_count": 16,
-        },
-    }
-
-
-#: Payload field -> index. Only client_id takes part in the graph: a sub-graph per client.
-INDEXES: dict[str, dict[str, object]] = {
-    "client_id": {
-        "type": "integer",
-        "lookup": True,
-        "range": False,
-        "is_principal": True,
-        "memory": "pinned",
-    },
-    "source_type": {"type": "keyword", "enable_hnsw": False, "memory": "cold"},
-    "content": {
-        "type": "text",
-        "tokenizer": "multilingual",
-        "lowercase": True,
-        "min_token_len": 2,
-        "max_token_len": 30,
-        "enable_hnsw": False,
-        "memory": "cold",
-    },
-    "created_at": {"type": "integer", "lookup": False, "range": True, "enable_hnsw": False, "memory": "cold"},
-    "ttl_days": {"type": "integer", "lookup": True, "range": True, "enable_hnsw": False, "memory": "cold"},
-    "expires_at": {"type": "integer", "lookup": False, "range": True, "enable_hnsw": False, "memory": "cold"},
-}
+#: The collection and its payload indexes, which the memory service makes anew when it finds them gone. Every query
+#: filters by client: no global graph (m=0), a sub-graph for each client, and no other field takes part in it.
+DECLARED = Path(__file__).parent.parent / "files" / "memory_service" / "memory_service" / "collection.json"
 
 
 @deploy("Qdrant")
@@ -85,6 +29,7 @@ def qdrant() -> None:
     uid = str(image_uid(COMPONENT))
     header_file = names.secret_path(COMPONENT, "api_key_header")
     configuration_file = names.secret_path(COMPONENT, "production.yaml")
+    declared = json.loads(DECLARED.read_text())
 
     folders = bundle(
         name="Folders",
@@ -149,7 +94,11 @@ def qdrant() -> None:
         name=f"Collection {names.QDRANT_COLLECTION} and its payload indexes",
         url=URL,
         collection=names.QDRANT_COLLECTION,
-        declared=collection_body(host.data.qdrant_shard_number, host.data.qdrant_replication_factor),
-        indexes=INDEXES,
+        declared={
+            **declared["collection"],
+            "shard_number": host.data.qdrant_shard_number,
+            "replication_factor": host.data.qdrant_replication_factor,
+        },
+        indexes=declared["payload_indexes"],
         header_file=header_file,
     )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import itertools
 import json
+import zipfile
 from array import array
 from datetime import UTC, datetime, timedelta
 
@@ -54,10 +56,12 @@ from memory_service.lexical import (
 from memory_service.qdrant import COLLECTION, INDEXES
 from memory_service.rendering import Section, estimate_tokens, render
 from memory_service.retrieval import CENTRES, SMALL_CENTRE_S, Centres
+from memory_service.settings import VECTOR_SIZE
 from memory_service.static_embedding import StaticModel
 from memory_service.upstream import Breaker, RetryBudget
-from tasks.qdrant import INDEXES as DECLARED_INDEXES
-from tasks.qdrant import collection_body
+from operations.wheels import wheel
+from tasks.memory_service import PROJECT
+from tasks.qdrant import DECLARED
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -546,6 +550,12 @@ def test_the_embedded_model_knows_what_is_related() -> None:
 # -- the collection
 
 
-def test_the_service_would_make_the_collection_that_the_deploy_declares() -> None:
-    assert collection_body(1, 1) == COLLECTION
-    assert DECLARED_INDEXES == INDEXES
+def test_the_collection_fits_the_vectors_and_its_declaration_is_in_the_wheel() -> None:
+    assert COLLECTION["vectors"]["size"] == VECTOR_SIZE
+    assert INDEXES["client_id"]["is_principal"] is True
+    _, content = wheel(PROJECT, "memory_service")
+    with zipfile.ZipFile(io.BytesIO(content)) as packed:
+        declared = json.loads(packed.read("memory_service/collection.json"))
+    assert (
+        declared == {"collection": COLLECTION, "payload_indexes": INDEXES} == json.loads(DECLARED.read_text())
+    )

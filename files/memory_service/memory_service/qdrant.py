@@ -5,74 +5,21 @@ The official client is not used: it brings gRPC and numpy, 91 MB resident agains
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from memory_service.errors import UpstreamError
-from memory_service.settings import VECTOR_SIZE
 from memory_service.upstream import Upstream
 
-# The collection as a deploy declares it, for the times when the service has to make one: after the index
-# was wiped, and beside the old one while reindexing. Every query filters by client, hence no global graph.
-COLLECTION: Final[dict[str, Any]] = {
-    "vectors": {"size": VECTOR_SIZE, "distance": "Cosine", "memory": "cold"},
-    "hnsw_config": {
-        "m": 0,
-        "payload_m": 16,
-        "ef_construct": 100,
-        "full_scan_threshold": 10000,
-        "max_indexing_threads": 2,
-        "memory": "cached",
-    },
-    "quantization_config": {"scalar": {"type": "int8", "quantile": 0.99, "memory": "pinned"}},
-    "payload": {"memory": "cold"},
-    "optimizers_config": {
-        "default_segment_number": 2,
-        "max_optimization_threads": 1,
-        "indexing_threshold": 10000,
-    },
-    "wal_config": {"wal_capacity_mb": 32, "wal_segments_ahead": 0},
-    "shard_number": 1,
-    "replication_factor": 1,
-    "write_consistency_factor": 1,
-    "strict_mode_config": {
-        "enabled": True,
-        "unindexed_filtering_retrieve": False,
-        "unindexed_filtering_update": False,
-        "max_query_limit": 1000,
-        "max_timeout": 30,
-        "upsert_max_batchsize": 1000,
-        "search_max_hnsw_ef": 512,
-        "search_max_oversampling": 4.0,
-        "filter_max_conditions": 32,
-        "condition_max_size": 1024,
-        "max_payload_index_count": 16,
-    },
-}
-INDEXES: Final[dict[str, dict[str, Any]]] = {
-    "client_id": {
-        "type": "integer",
-        "lookup": True,
-        "range": False,
-        "is_principal": True,
-        "memory": "pinned",
-    },
-    "source_type": {"type": "keyword", "enable_hnsw": False, "memory": "cold"},
-    "content": {
-        "type": "text",
-        "tokenizer": "multilingual",
-        "lowercase": True,
-        "min_token_len": 2,
-        "max_token_len": 30,
-        "enable_hnsw": False,
-        "memory": "cold",
-    },
-    "created_at": {"type": "integer", "lookup": False, "range": True, "enable_hnsw": False, "memory": "cold"},
-    "ttl_days": {"type": "integer", "lookup": True, "range": True, "enable_hnsw": False, "memory": "cold"},
-    "expires_at": {"type": "integer", "lookup": False, "range": True, "enable_hnsw": False, "memory": "cold"},
-}
+# The collection as a deploy declares it, which reads the same file: for the times when the service has to make one,
+# after the index was wiped and beside the old one while reindexing.
+_DECLARED: Final[dict[str, Any]] = json.loads(Path(__file__).with_name("collection.json").read_text())
+COLLECTION: Final[dict[str, Any]] = _DECLARED["collection"]
+INDEXES: Final[dict[str, dict[str, Any]]] = _DECLARED["payload_indexes"]
 ALIAS_SUFFIX: Final = "_live"
 BACKGROUND_TIMEOUT_S: Final = 30.0
 
