@@ -69,8 +69,8 @@ def verify(name: str | None, arguments: Sequence[str]) -> int:
 
 
 def pytest_arguments(target: Host) -> list[str]:
-    """Which machine the checks look at."""
-    return [f"--hosts=paramiko://{target.name}", f"--ssh-config={target.ssh_config}"]
+    """Which machine the checks look at, and that they leave it running."""
+    return [f"--hosts=paramiko://{target.name}", f"--ssh-config={target.ssh_config}", "-m", "not disruptive"]
 
 
 def down(name: str | None) -> int:

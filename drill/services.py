@@ -109,13 +109,11 @@ def ensure(wire: Wire) -> None:
 def is_current(service: Service) -> bool:
     """Whether the service runs, from the present content of its program.
 
-    A program of another checkout counts as current: checkouts that share a wire share its services.
+    Where it lies does not count: checkouts that share a wire share its services as long as they agree.
     """
     if not service.cells.processes():
         return False
-    started = records.read_json(service.note) or {}
-    program = service.program
-    return program is None or started.get("program") != str(program) or started == _state_of(program)
+    return service.program is None or records.read_json(service.note) == _state_of(service.program)
 
 
 def all_current(wire: Wire) -> bool:
@@ -133,7 +131,7 @@ def remove(wire: Wire) -> None:
 
 
 def _state_of(program: Path) -> dict[str, object]:
-    return {"program": str(program), "sha256": hashlib.sha256(program.read_bytes()).hexdigest()}
+    return {"sha256": hashlib.sha256(program.read_bytes()).hexdigest()}
 
 
 def _start(service: Service, timeout_s: float = 30) -> None:

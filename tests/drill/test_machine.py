@@ -397,6 +397,8 @@ def killed_up(line, delay_s, sig, **environment):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A shell ignores Ctrl-C for what it runs in the background, and every child inherits that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     printed = []
     assert process.stderr is not None
@@ -443,7 +445,7 @@ def test_up_goes_on_where_a_killed_up_stopped(line, delay_s):
 
 def test_ctrl_c_is_one_sentence_and_down_removes_the_rest():
     code, printed = killed_up("booting", 0.2, signal.SIGINT)
-    assert code == 130
+    assert code == 130, printed
     assert "everything made so far is written down" in printed
     assert "Traceback" not in printed
     wire, record = left_over()

@@ -35,6 +35,10 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.droplet)
+            if item.get_closest_marker("disruptive") and hosts.remote():
+                item.add_marker(
+                    pytest.mark.skip(reason="stops or breaks what it looks at; a real host is spared")
+                )
 
 
 @dataclass(frozen=True)

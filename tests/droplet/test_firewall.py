@@ -105,6 +105,7 @@ def test_other_peoples_tables_are_left_alone(host):
     assert "DOCKER" in host.check_output("iptables -t nat -S")
 
 
+@pytest.mark.disruptive
 def test_a_caller_that_opens_too_many_connections_is_slowed_down(host):
     rules = json.loads(host.check_output("nft --json list table inet memory_droplet"))["nftables"]
     sets = {one["set"]["name"] for one in rules if "set" in one}
@@ -123,6 +124,7 @@ def wanted(host):
     assert again.rc == 0, again.stderr
 
 
+@pytest.mark.disruptive
 @pytest.mark.parametrize(
     ("before", "after", "complaint"),
     [
@@ -150,6 +152,7 @@ def test_rules_that_lock_out_or_let_in_are_refused_and_the_old_ones_stay(
     assert droplet.run("echo in").stdout.strip() == "in"
 
 
+@pytest.mark.disruptive
 def test_a_changed_live_rule_is_named_and_repaired(host):
     host.check_output("nft insert rule inet memory_droplet outside_in tcp dport 8080 accept")
     assert "the live rules have too much: tcp dport 8080 accept" in host.check_output(f"{SCRIPT} plan")

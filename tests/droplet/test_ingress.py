@@ -10,8 +10,10 @@ DOMAIN = "droplet.test"
 
 
 @pytest.fixture(scope="module")
-def root_certificate(host, tmp_path_factory):
+def root_certificate(droplet, host, tmp_path_factory):
     """The root of the droplet's own certificate authority, as a file."""
+    if not droplet.local:
+        pytest.skip("a real host is asked by its own names and has no authority of its own")
     path = tmp_path_factory.mktemp("ca") / "root.crt"
     path.write_text(
         host.check_output("cat /var/lib/memory-droplet/ingress/caddy/pki/authorities/local/root.crt") + "\n"
@@ -67,6 +69,9 @@ def test_tls_is_served_with_a_certificate_of_the_droplets_own_authority(droplet,
 
 
 def test_plain_http_is_sent_to_https(droplet):
+    if droplet.settings["ingress"] != "caddy":
+        pytest.skip("nothing but SSH is public")
+    site = f"n8n.{droplet.settings['domain']}"
     done = subprocess.run(
         [
             "curl",
@@ -78,15 +83,15 @@ def test_plain_http_is_sent_to_https(droplet):
             "--noproxy",
             "*",
             "--resolve",
-            f"n8n.{DOMAIN}:80:{droplet.address}",
-            f"http://n8n.{DOMAIN}/x",
+            f"{site}:80:{droplet.address}",
+            f"http://{site}/x",
         ],
         capture_output=True,
         text=True,
         timeout=30,
         check=True,
     )
-    assert done.stdout == f"308 https://n8n.{DOMAIN}/x"
+    assert done.stdout == f"308 https://{site}/x"
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/api/v1/workflows", "/webhook-test/memory/assemble"])

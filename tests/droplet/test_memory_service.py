@@ -123,12 +123,14 @@ def test_no_secret_is_in_its_environment_arguments_or_journal(host):
         assert host.file(f"{SECRETS}/{name}").mode == 0o400
 
 
+@pytest.mark.disruptive
 def test_a_restart_refuses_no_connection(host):
     printed = host.check_output("python3 -c %s", THROUGH_A_RESTART)
     good, _, bad = printed.partition(" ")
     assert int(good) >= 20 and bad.strip() == "[]"
 
 
+@pytest.mark.disruptive
 def test_a_process_that_hangs_is_restarted_by_the_watchdog_setting(host):
     shown = host.check_output(
         "systemctl show -P WatchdogUSec -P Type -P Restart memory-service.service"

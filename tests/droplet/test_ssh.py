@@ -81,6 +81,7 @@ def wanted(host):
     assert again.rc == 0, again.stderr
 
 
+@pytest.mark.disruptive
 @pytest.mark.parametrize(
     ("before", "after", "complaint"),
     [
