@@ -75,6 +75,8 @@ def memory_service() -> None:
                     postgres_database=names.MEMORY_DATABASE,
                     qdrant_port=names.QDRANT_PORT,
                     qdrant_collection=names.QDRANT_COLLECTION,
+                    qdrant_shard_number=host.data.qdrant_shard_number,
+                    qdrant_replication_factor=host.data.qdrant_replication_factor,
                     llm_base_url=llm_base_url,
                     llm_model=host.data.llm_model if llm_base_url else "",
                     llm_daily_tokens=host.data.llm_daily_token_budget,

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROJECT = Path(__file__).parent.parent.parent
+#: How long a killed process may take to be gone: it waits for the disk, which another droplet's removal keeps busy.
+DEATH_S = 300
 
 
 @dataclass(frozen=True)
@@ -104,11 +106,11 @@ def deploy_killed_when(
             printed.append(line)
             if reached(line):
                 os.killpg(process.pid, sig)
-                process.wait(30)
+                process.wait(DEATH_S)
                 return True, "".join(printed)
-        process.wait(60)
+        process.wait(DEATH_S)
         return False, "".join(printed)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait(30)
+            process.wait(DEATH_S)

@@ -21,7 +21,13 @@ def droplet():
     machine.remove(NAME)
 
 
-def remote(droplet, *arguments, **variables):
+@pytest.fixture(scope="module")
+def laptop(tmp_path_factory):
+    """The state of a laptop that has met no host yet."""
+    return tmp_path_factory.mktemp("laptop")
+
+
+def remote(droplet, laptop, *arguments, **variables):
     """A run against a host named by the environment, as a user with a real droplet makes it."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("DROPLET_", "PYINFRA_"))}
     given = {
@@ -30,6 +36,7 @@ def remote(droplet, *arguments, **variables):
         "DROPLET_USER": droplet.user,
         "DROPLET_KEY": str(droplet.key_file),
         "PYINFRA_PROGRESS": "off",
+        "MEMORY_DROPLET_STATE": str(laptop),
         **variables,
     }
     done = subprocess.run(
@@ -49,27 +56,46 @@ def unchanged(droplet):
     return droplet.run("ls -d /etc/memory-droplet /usr/bin/docker 2>/dev/null").stdout == ""
 
 
-def test_an_unknown_host_is_named(droplet):
-    code, printed = remote(droplet, DROPLET_HOST="no-such-host.invalid")
+def test_an_unknown_host_is_named(droplet, laptop):
+    code, printed = remote(droplet, laptop, DROPLET_HOST="no-such-host.invalid")
     assert code != 0
     assert "no-such-host.invalid" in printed
     assert "Traceback" not in printed
 
 
-def test_a_wrong_key_is_refused_before_anything(droplet, tmp_path):
+def test_a_wrong_key_is_refused_before_anything(droplet, laptop, tmp_path):
     key = tmp_path / "wrong"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
-    code, printed = remote(droplet, DROPLET_KEY=str(key))
+    code, printed = remote(droplet, laptop, DROPLET_KEY=str(key))
     assert code != 0
     assert "uthentication" in printed
     assert "Traceback" not in printed
     assert unchanged(droplet)
 
 
-def test_a_key_file_that_is_not_there_is_named(droplet):
-    code, printed = remote(droplet, DROPLET_KEY="/nonexistent/key")
+def test_a_key_file_that_is_not_there_is_named(droplet, laptop):
+    code, printed = remote(droplet, laptop, DROPLET_KEY="/nonexistent/key")
     assert code != 0
     assert "DROPLET_KEY names /nonexistent/key, which is not a file." in printed
+
+
+def test_a_host_that_shows_another_key_than_before_is_refused_until_what_was_known_is_removed(
+    droplet, laptop, tmp_path
+):
+    known = laptop / "hosts" / droplet.address / "known_hosts"
+    code, printed = remote(droplet, laptop)
+    assert code == 0, printed
+    other = tmp_path / "other"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(other)], check=True)
+    strange = f"{droplet.address} {other.with_suffix('.pub').read_text()}"
+    known.write_text(strange)
+    code, printed = remote(droplet, laptop)
+    assert code != 0
+    assert f"Host key for {droplet.address} does not match" in printed
+    assert "Traceback" not in printed
+    assert known.read_text() == strange
+    known.unlink()
+    assert remote(droplet, laptop)[0] == 0
 
 
 @pytest.mark.parametrize(

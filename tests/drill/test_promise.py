@@ -120,8 +120,14 @@ def test_07_a_collection_with_other_vectors_is_refused_and_left_alone(converged)
     droplet, _ = converged
     header = "-H @/etc/memory-droplet/secrets/qdrant/api_key_header -H 'Content-Type: application/json'"
     url = "http://127.0.0.1:6333/collections/memory_vectors"
-    droplet.run(f"curl -sf -X DELETE {header} {url}")
-    droplet.run(f'curl -sf -X PUT {header} -d \'{{"vectors":{{"size":8,"distance":"Dot"}}}}\' {url}')
+    # The memory service makes a collection that is gone within seconds, and would be first.
+    wrong = (
+        "systemctl stop memory-service.socket memory-service.service"
+        f" && curl -sf -X DELETE {header} {url}"
+        f' && curl -sf -X PUT {header} -d \'{{"vectors":{{"size":8,"distance":"Dot"}}}}\' {url}'
+    )
+    done = droplet.run(wrong)
+    assert done.returncode == 0, done.stderr
     outcome = deploy(NAME, "--data", "only=qdrant")
     assert outcome.code != 0
     assert "vectors of size 8, but 1536 is declared; nothing was changed" in re.sub(

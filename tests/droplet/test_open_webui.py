@@ -27,8 +27,8 @@ ASSEMBLE_TIMEOUT_S = 2.0
 
 
 @pytest.fixture(scope="module")
-def site(droplet, host, tmp_path_factory):
-    """The address of the chat: its name leads to the droplet, whose own certificate authority is trusted."""
+def reachable(droplet, host, tmp_path_factory):
+    """The name of the chat leads to the droplet, whose own certificate authority is trusted."""
     if not droplet.local:
         pytest.skip("these chats are answered by the double of the provider, which only local droplets ask")
     root = tmp_path_factory.mktemp("ca") / "root.crt"
@@ -43,11 +43,11 @@ def site(droplet, host, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket, "getaddrinfo", getaddrinfo)
         patch.setenv("SSL_CERT_FILE", str(root))
-        yield SITE
+        yield
 
 
 @pytest.fixture(scope="module")
-def model(host, site):
+def model(host, reachable):
     """The declared model's id."""
     return json.loads(host.check_output("cat /etc/memory-droplet/open-webui/provision.json"))["model"]["id"]
 
@@ -72,13 +72,13 @@ def client_password(droplet):
 
 
 @pytest.fixture(scope="module")
-def token(client, client_password, site):
+def token(client, client_password, reachable):
     """A session of the test client."""
     return sign_in(client["email"], client_password)
 
 
 @pytest.fixture(scope="module")
-def admin(host, site):
+def admin(host, reachable):
     """A session of the admin: the one that the deploy keeps."""
     kept = host.check_output("cat /var/lib/memory-droplet/open-webui/provision-session.json")
     return json.loads(kept)["token"]
@@ -204,7 +204,7 @@ def test_its_rows_are_in_postgres_and_nothing_is_configured_there(host):
     assert done == "t|0"
 
 
-def test_nobody_can_sign_up(site):
+def test_nobody_can_sign_up(reachable):
     body = {"name": "x", "email": "x@example.test", "password": "x" * 12}
     assert http("POST", f"{SITE}/api/v1/auths/signup", body).status == 403
 
@@ -235,9 +235,11 @@ def test_the_client_has_a_user_groups_and_a_profile_with_its_tags(host, client, 
 # -- it remembers ---------------------------------------------------------------------------------
 
 
-def test_a_person_in_a_browser_is_remembered_in_the_next_chat(droplet, host, site, client, client_password):
+def test_a_person_in_a_browser_is_remembered_in_the_next_chat(
+    droplet, host, reachable, client, client_password
+):
     boat = f"Kestrel {random_source.randbelow(9000) + 1000}"
-    with person(site, ARTEFACTS, f"MAP *.{DOMAIN} {droplet.address}", ignore_certificates=True) as ada:
+    with person(SITE, ARTEFACTS, f"MAP *.{DOMAIN} {droplet.address}", ignore_certificates=True) as ada:
         ada.sign_in(client["email"], client_password)
         ada.say(f"My boat is called {boat}.", expect="Noted")
         ada.picture("open-webui-told")

@@ -116,7 +116,7 @@ def test_a_down_qdrant_is_answered_for_by_postgres_and_catches_up(
 def test_a_wiped_qdrant_is_filled_again_from_postgres(
     start: Start, qdrant: QdrantProcess, user: str, database: str
 ) -> None:
-    service = start()
+    service = start(qdrant_shard_number="2", qdrant_replication_factor="1")
     with service.client() as client:
         for number in range(5):
             write(client, user, f"plant number {number} needs water", message_id=str(number))
@@ -131,6 +131,8 @@ def test_a_wiped_qdrant_is_filled_again_from_postgres(
         assert said >= {f"plant number {number} needs water" for number in range(5)}
         until(lambda: qdrant.count() == count(database, INDEXABLE) == 10, "the points are back", 90)
         until(lambda: ask(client, user, "plants water")["degraded"] == [], "nothing is missing any more", 60)
+        made = httpx.get(f"{qdrant.url}/collections/memory_vectors", headers={"api-key": QDRANT_KEY}).json()
+        assert made["result"]["config"]["params"]["shard_number"] == 2
 
 
 def test_points_that_qdrant_should_not_have_are_never_shown(

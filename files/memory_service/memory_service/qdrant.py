@@ -48,10 +48,14 @@ def owned_by(client_id: int) -> dict[str, Any]:
 
 
 class Qdrant:
-    """The collection in use. `name` is the one it starts with; after a reindex an alias leads further."""
+    """The collection in use. `name` is the one it starts with; after a reindex an alias leads further.
 
-    def __init__(self, upstream: Upstream, name: str) -> None:
+    `shards` and `replicas` are those of a collection that is made here.
+    """
+
+    def __init__(self, upstream: Upstream, name: str, shards: int = 1, replicas: int = 1) -> None:
         self._upstream = upstream
+        self._spread = {"shard_number": shards, "replication_factor": replicas}
         self.name = name
         self.alias = name + ALIAS_SUFFIX
         self.active = name
@@ -148,7 +152,7 @@ class Qdrant:
     async def create(self, collection: str) -> None:
         """Creates a collection with its payload indexes; one that is there already is fine."""
         try:
-            await self._call("PUT", f"/collections/{collection}", COLLECTION)
+            await self._call("PUT", f"/collections/{collection}", {**COLLECTION, **self._spread})
         except UpstreamError as error:
             if error.reason != "status_409":
                 raise

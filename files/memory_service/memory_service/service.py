@@ -77,7 +77,12 @@ def build(settings: Settings) -> Service:
             settings.qdrant_timeout_s,
             breaker=Breaker("qdrant", threshold=3, pause_s=1.0, longest_s=10.0),
         )
-        qdrant = Qdrant(upstream, settings.qdrant_collection)
+        qdrant = Qdrant(
+            upstream,
+            settings.qdrant_collection,
+            settings.qdrant_shard_number,
+            settings.qdrant_replication_factor,
+        )
     extractor = None
     if settings.llm_base_url:
         headers = _bearer(settings.llm_api_key.get_secret_value())

@@ -44,6 +44,8 @@ class Settings(BaseSettings):
     qdrant_url: str = "http://127.0.0.1:6333"
     qdrant_collection: str = "memory_vectors"
     qdrant_timeout_s: Seconds = 0.4
+    qdrant_shard_number: Annotated[int, Field(ge=1)] = 1
+    qdrant_replication_factor: Annotated[int, Field(ge=1)] = 1
 
     # -- providers: any OpenAI-compatible API, base URL up to and including /v1
     llm_base_url: str = ""
