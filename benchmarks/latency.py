@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import httpx
+import psycopg
 
 from benchmarks.filling import fill, percentiles, question, sentence
 from memory_service.service import build
@@ -90,6 +91,9 @@ async def run(memories: int, clients: int, requests: int, soak: int) -> None:
             pass
         drained = time.perf_counter() - begun
         await filling.close()
+        # Autovacuum does this to a database that grew over months; here it would come in the middle.
+        with psycopg.connect(cluster.dsn("m", "postgres"), autocommit=True) as admin:
+            admin.execute("VACUUM ANALYZE")
         service = ServiceProcess(
             settings_for(cluster, "m", qdrant.url, "", directory, log_level="WARNING"), directory
         )

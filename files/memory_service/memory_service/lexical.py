@@ -16,6 +16,7 @@ import sys
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import nlargest
 from itertools import chain, repeat
 from operator import add, rshift
 from typing import Final, NamedTuple
@@ -98,8 +99,8 @@ def stretches(postings: Mapping[str, Postings], weights: Mapping[str, float], co
         return list(held)
     none = repeat(0.0)
     beside = map(max, map(get, [n - 1 for n in held], none), map(get, [n + 1 for n in held], none))
-    ranked = sorted(zip(map(add, held.values(), beside), held, strict=True), reverse=True)
-    return [number for _, number in ranked[:count]]
+    ranked = nlargest(count, zip(map(add, held.values(), beside), held, strict=True))
+    return [number for _, number in ranked]
 
 
 def score(

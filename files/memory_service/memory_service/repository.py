@@ -166,7 +166,7 @@ class ClientRows:
             facts = await self._connection.execute(_FACTS, values)
             state = await self._connection.execute(_STATE, values)
             recent = await self._connection.execute(_RECENT_EPISODES, values)
-            terms = await self._connection.execute(_POSTINGS, values)
+            terms = await self._connection.execute(_POSTINGS, values, binary=True)
             total = await self._connection.execute(_TOTAL, values)
         return Reads(
             profile,
