@@ -14,6 +14,7 @@ import os
 import random
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 import httpx
@@ -42,8 +43,10 @@ def used_cpu(process: ServiceProcess) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def timed(url: str, path: str, bodies: list[dict[str, object]], callers: int) -> list[float]:
-    """Sends the bodies with so many callers at a time; seconds of each."""
+async def timed(
+    url: str, path: str, bodies: list[dict[str, object]], callers: int, lacking: Counter[str] | None = None
+) -> list[float]:
+    """Sends the bodies with so many callers at a time; seconds of each. Counts what answers did without."""
     seconds: list[float] = []
     waiting = iter(bodies)
     headers = {"Authorization": f"Bearer {SERVICE_TOKEN}"}
@@ -54,6 +57,8 @@ async def timed(url: str, path: str, bodies: list[dict[str, object]], callers: i
             response = await client.post(path, json=body)
             seconds.append(time.perf_counter() - begun)
             assert response.status_code == 200, response.text
+            if lacking is not None:
+                lacking.update(response.json().get("degraded", []))
 
     limits = httpx.Limits(max_connections=callers, max_keepalive_connections=callers)
     async with httpx.AsyncClient(
@@ -106,14 +111,16 @@ async def run(memories: int, clients: int, requests: int, soak: int) -> None:
         )
         print(f"resident memory when idle: {resident(service)} MB")
         print(
-            "| call | callers | p50 ms | p95 ms | p99 ms | CPU ms of the service per call |\n|---|---|---|---|---|---|"
+            f"| call ({requests}, writeback {requests // 2}) | callers | p50 ms | p95 ms | p99 ms "
+            "| CPU ms of the service per call | answers without |\n|---|---|---|---|---|---|---|"
         )
 
         async def row(path: str, bodies: list[dict[str, object]], callers: int) -> None:
-            before = used_cpu(service)
-            seconds = await timed(service.url, f"/v1/{path}", bodies, callers)
+            before, lacking = used_cpu(service), Counter[str]()
+            seconds = await timed(service.url, f"/v1/{path}", bodies, callers, lacking)
             spent = 1000 * (used_cpu(service) - before) / len(bodies)
-            print(f"| {path} | {callers} | {percentiles(seconds)} | {spent:.1f} |", flush=True)
+            without = ", ".join(f"{reason} {number}" for reason, number in lacking.items()) or "-"
+            print(f"| {path} | {callers} | {percentiles(seconds)} | {spent:.1f} | {without} |", flush=True)
 
         def asks(count: int) -> list[dict[str, object]]:
             return [

@@ -220,10 +220,18 @@ async def measure(service: Service, embedder: Embedder, talks: list[Conversation
     return scores
 
 
+def resident() -> int:
+    """Resident memory of this process in MB."""
+    return int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) // 1024
+
+
 async def run(path: Path, minilm: bool) -> int:
     """The whole benchmark; returns 1 when a bar is missed."""
     talks = read(path)
+    before = resident()
     embedder: Embedder = MiniLM() if minilm else StaticEmbedder(VECTOR_SIZE)
+    await embedder.embed(["A first sentence, so that everything is loaded that takes part."])
+    weight = resident() - before
     with running_cluster() as cluster, tempfile.TemporaryDirectory() as directory:
         cluster.create_database("locomo")
         storage = Path(directory) / "qdrant"
@@ -246,7 +254,9 @@ async def run(path: Path, minilm: bool) -> int:
         finally:
             qdrant.stop()
     questions = sum(len(talk.questions) for talk in talks)
-    print(f"{len(talks)} conversations, {questions} questions, embedding model {embedder.model}")
+    print(
+        f"{len(talks)} conversations, {questions} questions, embedding model {embedder.model}: {weight} MB resident"
+    )
     print(
         f"| {'method':<34} |  R@5  | R@10  | R@20  | NDCG@10 | "
         + " | ".join(CATEGORIES.values())
