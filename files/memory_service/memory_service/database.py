@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -49,11 +50,16 @@ class Database:
     """A bounded set of connections to one database."""
 
     def __init__(self, connection: Mapping[str, object], size: int, wait_s: float) -> None:
-        """:param connection: libpq parameters; :param size: most connections; :param wait_s: for a free one"""
+        """
+        :param connection: libpq parameters
+        :param size: most connections
+        :param wait_s: how long to wait for a connection of a server that answers nobody
+        """
         self._parameters = dict(connection)
         self._wait_s = wait_s
         self._slots = asyncio.Semaphore(size)
         self._idle: deque[tuple[float, Connection]] = deque()
+        self._answered_at = -math.inf
         self._closed = False
 
     async def _connect(self) -> Connection:
@@ -84,17 +90,38 @@ class Database:
             return connection
         return await self._connect()
 
+    async def _slot(self, wait_s: float, until: float) -> float:
+        """Waits for its turn: `wait_s` without any caller being answered, or until a moment at most.
+
+        Many callers are no reason to go without memories; a server that answers nobody is one. Returns how
+        much of `wait_s` is left.
+        """
+        if not self._slots.locked():
+            await self._slots.acquire()
+            return wait_s
+        begun = now = time.monotonic()
+        turn = asyncio.ensure_future(self._slots.acquire())
+        try:
+            while not turn.done():
+                left = min(max(begun, self._answered_at) + wait_s, until) - now
+                if left <= 0.0:
+                    raise StoreUnavailable(
+                        f"no connection to PostgreSQL became free within {now - begun:.1f} s"
+                    )
+                await asyncio.wait({turn}, timeout=left)
+                now = time.monotonic()
+        except BaseException:
+            if not turn.cancel():
+                self._slots.release()
+            raise
+        return max(begun, self._answered_at) + wait_s - now
+
     @contextlib.asynccontextmanager
-    async def _lent(self, wait_s: float) -> AsyncIterator[Connection]:
-        started = time.monotonic()
+    async def _lent(self, wait_s: float, until: float) -> AsyncIterator[Connection]:
+        left = await self._slot(wait_s, until)
         try:
-            await asyncio.wait_for(self._slots.acquire(), wait_s)
-        except TimeoutError:
-            raise StoreUnavailable(f"no connection to PostgreSQL became free within {wait_s:g} s") from None
-        try:
-            left = max(0.05, wait_s - (time.monotonic() - started))
             try:
-                connection = await asyncio.wait_for(self._take(), left)
+                connection = await asyncio.wait_for(self._take(), max(0.05, left))
             except TimeoutError:
                 raise StoreUnavailable(
                     f"PostgreSQL did not accept a connection within {wait_s:g} s"
@@ -106,6 +133,8 @@ class Database:
                 yield connection
                 healthy = True
             finally:
+                if healthy:
+                    self._answered_at = time.monotonic()
                 if healthy and not self._closed and not connection.closed and not connection.broken:
                     self._idle.append((time.monotonic(), connection))
                 else:
@@ -128,16 +157,19 @@ class Database:
 
         With `pipelined` a statement is sent together with those before it whose results nobody has fetched
         yet, which saves most of the round trips; their row counts are then not known to `work`.
+        `timeout_s` is for all of it, the wait for a connection included; a server that answers nobody is given
+        `wait_s`.
 
         A connection that turns out to be dead before the commit is replaced and the work done once more;
         `work` must therefore not change anything but the database. Raises StoreUnavailable.
         """
+        until = time.monotonic() + timeout_s
         for attempt in (1, 2, 3):
             try:
-                async with self._lent(self._wait_s if wait_s is None else wait_s) as connection:
+                async with self._lent(self._wait_s if wait_s is None else wait_s, until) as connection:
+                    left = max(0.01, until - time.monotonic())
                     return await asyncio.wait_for(
-                        self._transaction(connection, work, client_id, user_id, system, timeout_s, pipelined),
-                        timeout_s,
+                        self._transaction(connection, work, client_id, user_id, system, left, pipelined), left
                     )
             except TimeoutError:
                 metrics.UPSTREAM_ERRORS.labels("postgres", "timeout").inc()
@@ -158,7 +190,7 @@ class Database:
 
         It is rolled back at the end. Raises StoreUnavailable when no connection can be had.
         """
-        async with self._lent(2.0) as connection:
+        async with self._lent(2.0, time.monotonic() + 2.0) as connection:
             try:
                 await connection.execute(_ENTER, (str(client_id), "", "", str(int(timeout_s * 1000))))
                 yield connection
