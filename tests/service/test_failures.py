@@ -135,6 +135,30 @@ def test_a_wiped_qdrant_is_filled_again_from_postgres(
         assert made["result"]["config"]["params"]["shard_number"] == 2
 
 
+def test_a_qdrant_that_is_too_slow_for_a_chat_is_kept_up_to_date(
+    start: Start, qdrant: QdrantProcess, user: str
+) -> None:
+    service = start(qdrant_timeout_s="0.001")
+    with service.client() as client, service.client() as other:
+        write(client, user, "The garden needs water", message_id="0")
+        until(lambda: qdrant.count() == 2, "two points in Qdrant")
+        enough = threading.Event()
+
+        def chat() -> None:
+            while not enough.is_set():
+                assert "qdrant" in ask(other, user, "what does the garden need")["degraded"]
+
+        asking = threading.Thread(target=chat)
+        asking.start()
+        try:
+            time.sleep(8)  # the pauses of the breaker have become long
+            write(client, user, "The lawn needs mowing", message_id="1")
+            until(lambda: qdrant.count() == 4, "the new points are in Qdrant", 10)
+        finally:
+            enough.set()
+            asking.join()
+
+
 def test_points_that_qdrant_should_not_have_are_never_shown(
     start: Start, qdrant: QdrantProcess, user: str
 ) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import io
 import itertools
 import json
+import socket
 import zipfile
 from array import array
 from datetime import UTC, datetime, timedelta
@@ -26,6 +27,7 @@ from memory_service.conflict import (
     reinforced,
     storage_key,
 )
+from memory_service.errors import UpstreamError
 from memory_service.extraction import check, supported
 from memory_service.fusion import (
     CENTRE_FULL,
@@ -58,7 +60,7 @@ from memory_service.rendering import Section, estimate_tokens, render
 from memory_service.retrieval import CENTRES, SMALL_CENTRE_S, Centres
 from memory_service.settings import VECTOR_SIZE
 from memory_service.static_embedding import StaticModel
-from memory_service.upstream import Breaker, RetryBudget
+from memory_service.upstream import Breaker, RetryBudget, Upstream
 from operations.wheels import wheel
 from tasks.memory_service import PROJECT
 from tasks.qdrant import DECLARED
@@ -517,6 +519,24 @@ def test_a_breaker_opens_after_failures_tries_once_after_a_pause_and_closes() ->
     assert breaker.allow()
     breaker.succeeded()
     assert breaker.allow() and not breaker.open
+
+
+def test_background_work_goes_out_while_the_breaker_is_open() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        nobody = f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+    async def reasons() -> list[str]:
+        upstream = Upstream("x", nobody, {}, 5.0, breaker=Breaker("x", threshold=1, pause_s=60.0))
+        found = []
+        for patient in (False, False, True):
+            try:
+                await upstream.call("GET", "/", patient=patient)
+            except UpstreamError as error:
+                found.append(error.reason)
+        await upstream.close()
+        return found
+
+    assert asyncio.run(reasons()) == ["connection", "open", "connection"]
 
 
 def test_retries_are_a_share_of_the_traffic() -> None:

@@ -71,7 +71,8 @@ class Qdrant:
             self._upstream.breaker.succeeded()
 
     async def _call(self, method: str, path: str, body: object | None = None, background: bool = True) -> Any:
-        answer = await self._upstream.call(method, path, body, BACKGROUND_TIMEOUT_S if background else None)
+        timeout_s = BACKGROUND_TIMEOUT_S if background else None
+        answer = await self._upstream.call(method, path, body, timeout_s, patient=background)
         if not isinstance(answer, dict) or "result" not in answer:
             raise UpstreamError("qdrant", "garbage", "Qdrant answered JSON without a result")
         return answer["result"]

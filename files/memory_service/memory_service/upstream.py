@@ -113,14 +113,22 @@ class Upstream:
         )
 
     async def call(
-        self, method: str, path: str, body: object | None = None, timeout_s: float | None = None
+        self,
+        method: str,
+        path: str,
+        body: object | None = None,
+        timeout_s: float | None = None,
+        patient: bool = False,
     ) -> Any:
         """The decoded JSON of a 2xx answer.
+
+        `patient` is background work, which makes its own pauses: it goes out while the breaker is open too. An
+        upstream that is too slow for a chat may well be quick enough for it.
 
         Raises UpstreamError with reason `open`, `timeout`, `connection`, `status_NNN` or `garbage`. Answers
         in 400..428 but 408 and 425 do not count against the breaker: the upstream works, the request is bad.
         """
-        if not self.breaker.allow():
+        if not patient and not self.breaker.allow():
             raise UpstreamError(self.name, "open", f"{self.name} failed too often and is not asked for now")
         self.retries.earned()
         answered = False
