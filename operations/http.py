@@ -24,8 +24,11 @@ while ! ready "$1" "$2" "$3"; do
     echo "$1 is not ready after $waited attempts $delay s apart:" \
       "expected status $2, got ${code:-none (no curl)}; $hint" >&2
     if [ -n "$unit" ]; then
-      echo "The last lines of $unit:" >&2
-      journalctl -u "$unit" -n 8 --no-pager -o cat >&2
+      # A process that is started again and again has the start of the next try in its last lines.
+      said=$(journalctl -u "$unit" -n 300 --no-pager -o cat)
+      errors=$(printf '%s\n' "$said" | grep -i 'err' | tail -n 6)
+      if [ -n "$errors" ]; then kind=errors; else kind=lines errors=$(printf '%s\n' "$said" | tail -n 6); fi
+      printf 'The last %s of %s:\n%s\n' "$kind" "$unit" "$errors" >&2
     fi
     exit 1
   fi
@@ -49,7 +52,7 @@ def http_ready(
 
     Gives up after ``attempts`` looks ``delay_s`` seconds apart. ``expect_json_key`` must be in the body.
     ``hint`` ends the message of a failure: what to look at or to change. With ``unit`` it is followed by
-    the last lines that this unit wrote to the journal.
+    the last errors in this unit's journal, or by its last lines when none of them speaks of an error.
     The first time is a change, noted in ``/var/lib/memory-droplet/applied``; from then on a dry run
     lists the wait only while the URL does not answer, and waiting for a restart is no change.
 
