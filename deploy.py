@@ -35,8 +35,8 @@ COMPONENTS = {
     "memory_service": memory_service,
     "n8n": n8n,
     "ingress": ingress,
-    "tunnel": tunnel,
     "open_webui": open_webui,
+    "tunnel": tunnel,  # the way in is opened last
     "release": release,
 }
 

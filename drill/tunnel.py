@@ -68,21 +68,25 @@ def declared(settings: Mapping[str, Any]) -> Declared:
     )
 
 
+def _essence(rule: Json) -> Json:
+    """What a route does; Cloudflare adds numbers and empty options of its own."""
+    return {key: rule[key] for key in ("hostname", "path", "service", "originRequest") if rule.get(key)}
+
+
 def route_changes(wanted: Declared, live: Json) -> list[Change]:
     """What differs in the tunnel's routes. Routes of other host names are kept, the catch-all is last."""
     rules: list[Json] = list((live.get("config") or {}).get("ingress") or [])
     foreign = [rule for rule in rules if rule.get("hostname") and rule["hostname"] not in wanted.hosts]
     ours = [{"hostname": name, "service": ORIGIN} for name in wanted.hosts]
     new = [*ours, *foreign, {"service": "http_status:404"}]
-    found = [{k: v for k, v in rule.items() if k != "originRequest" or v} for rule in rules]
-    if found == new:
+    if [_essence(rule) for rule in rules] == [_essence(rule) for rule in new]:
         return []
     live_by_name = {rule.get("hostname"): rule.get("service") for rule in rules}
     words = [
         f"{name} goes to {live_by_name.get(name, 'nowhere')}, not {ORIGIN}"
         for name in wanted.hosts
         if live_by_name.get(name) != ORIGIN
-    ] or ["the order of the routes or the catch-all differs"]
+    ] or ["a path, an option, the order or the catch-all differs"]
     config = {**(live.get("config") or {}), "ingress": new}
     path = f"/accounts/{wanted.account}/cfd_tunnel/{wanted.tunnel}/configurations"
     return [Change(f"tunnel routes: {'; '.join(words)}", "PUT", path, {"config": config})]

@@ -29,6 +29,7 @@ acme_email: str = ""  # where the certificate authority writes to
 cloudflare_account_id: str = ""  # these three with ingress: cloudflare; see `drill tunnel --help`
 cloudflare_zone_id: str = ""
 cloudflare_tunnel_id: str = ""
+tunnel_protocol: Literal["auto", "http2"] = "auto"  # http2: where the network drops UDP to port 7844
 
 # --- Images -------------------------------------------------------------------------------------
 image_registry: str = ""  # empty: the public registries; else host[:port] every pull goes to

@@ -16,13 +16,20 @@ from operations.http_probe import http_request, ready_marker, ready_probe
 from operations.shell import refusal, script
 
 _WAIT: Final = r"""
-attempts=$4 delay=$5 marker=$6 n=0
+attempts=$4 delay=$5 marker=$6 waited=$7 hint=$8 unit=$9 n=0
 while ! ready "$1" "$2" "$3"; do
   n=$((n+1))
   if [ "$n" -ge "$attempts" ]; then
     code=$(curl --silent --max-time 5 --output /dev/null --write-out '%{http_code}' -- "$1" 2>/dev/null)
-    echo "$1 is not ready after $attempts attempts $delay s apart:" \
-      "expected status $2, got ${code:-none (no curl)}; see its service's log" >&2
+    echo "$1 is not ready after $waited attempts $delay s apart:" \
+      "expected status $2, got ${code:-none (no curl)}; $hint" >&2
+    if [ -n "$unit" ]; then
+      # A process that is started again and again has the start of the next try in its last lines.
+      said=$(journalctl -u "$unit" -n 300 --no-pager -o cat)
+      errors=$(printf '%s\n' "$said" | grep -i 'err' | tail -n 6)
+      if [ -n "$errors" ]; then kind=errors; else kind=lines errors=$(printf '%s\n' "$said" | tail -n 6); fi
+      printf 'The last %s of %s:\n%s\n' "$kind" "$unit" "$errors" >&2
+    fi
     exit 1
   fi
   sleep "$delay"
@@ -38,10 +45,14 @@ def http_ready(
     delay_s: float = 1,
     expect_status: int = 200,
     expect_json_key: str | None = None,
+    hint: str = "see its service's log",
+    unit: str = "",
 ) -> Generator[PyinfraCommand, None, None]:
     """Wait until a URL answers on the host, and note that it has.
 
     Gives up after ``attempts`` looks ``delay_s`` seconds apart. ``expect_json_key`` must be in the body.
+    ``hint`` ends the message of a failure: what to look at or to change. With ``unit`` it is followed by
+    the last errors in this unit's journal, or by its last lines when none of them speaks of an error.
     The first time is a change, noted in ``/var/lib/memory-droplet/applied``; from then on a dry run
     lists the wait only while the URL does not answer, and waiting for a restart is no change.
 
@@ -76,6 +87,9 @@ def http_ready(
         "1" if known.before and state.is_executing else str(attempts),
         f"{delay_s:g}",
         marker,
+        str(attempts),
+        hint,
+        unit,
     )
 
 

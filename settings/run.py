@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pyinfra.api import Host
 
 from settings import secrets
+from settings.cloudflare import token_problem
 from settings.schema import RUN_OPTIONS, SettingsError, check, defaults
 
 
@@ -45,10 +46,11 @@ def prepare(host: Host) -> Options:
         secrets.init(host.name)
     if problems := [p for p in secrets.check(host.name) if "missing" not in p or not dry_run()]:
         raise secrets.SecretsError("\n".join(problems))
-    if data["ingress"] == "cloudflare" and not secrets.host_secrets(host.name)["cloudflare_tunnel_token"]:
-        raise secrets.SecretsError(
-            "'ingress' is 'cloudflare', which needs the tunnel's token; run: drill secrets set cloudflare_tunnel_token"
-        )
+    if data["ingress"] == "cloudflare":
+        token = secrets.host_secrets(host.name)["cloudflare_tunnel_token"].reveal()
+        account, tunnel = str(data["cloudflare_account_id"]), str(data["cloudflare_tunnel_id"])
+        if problem := token_problem(token, account, tunnel):
+            raise secrets.SecretsError(problem)
     only = str(data.get("only", "") or "")
     return Options(tuple(filter(None, only.split(","))), bool(data.get("plan", False)))
 

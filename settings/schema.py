@@ -19,6 +19,8 @@ from typing import Any
 import pydantic
 import yaml
 
+from settings import cloudflare
+
 DEFAULTS_FILE = Path(__file__).parent.parent / "group_data" / "all.py"
 
 #: Names that a run may be given with ``--data`` beside the settings.
@@ -182,9 +184,9 @@ def _acme(s: Mapping[str, Any]) -> str | None:
 def _tunnel(s: Mapping[str, Any]) -> str | None:
     if s["ingress"] != "cloudflare":
         return None
-    for name in ("cloudflare_account_id", "cloudflare_zone_id", "cloudflare_tunnel_id"):
-        if not re.fullmatch(r"[0-9a-f]{32}|[0-9a-f-]{36}", s[name]):
-            return f"'ingress' is 'cloudflare', which needs '{name}' (as the Cloudflare dashboard shows it)."
+    for name, (pattern, words) in cloudflare.IDS.items():
+        if not re.fullmatch(pattern, s[name]):
+            return f"'ingress' is 'cloudflare', which needs '{name}': {words}, as the Cloudflare dashboard shows it."
     return None
 
 

@@ -24,6 +24,8 @@ from typing import NoReturn
 import bcrypt
 import pyrage
 
+from settings.cloudflare import NO_TOKEN, token_ids
+
 
 class SecretsError(Exception):
     """The secret store cannot be used; the text says why and what to do."""
@@ -236,6 +238,8 @@ def weakness(name: str, value: str) -> str | None:
         return f"The secret {name} is too short: {len(value)} characters, at least {least} are needed."
     if value != value.strip() or any(ord(c) < 32 for c in value):
         return f"The secret {name} holds white space at an end or a control character."
+    if name == "cloudflare_tunnel_token" and token_ids(value) is None:
+        return NO_TOKEN
     if any(word in value.lower() for word in _COMMON) and len(value) < 32:
         return f"The secret {name} contains a common word such as 'changeme' or 'password'; use a random one."
     if len(set(value)) < 6:

@@ -34,6 +34,7 @@ def ingress() -> None:
                     domain=host.data.domain,
                     acme_email=host.data.acme_email,
                     internal_port=names.INGRESS_INTERNAL_PORT,
+                    network=names.NETWORK_SUBNET,
                 ),
                 "root",
                 "root",

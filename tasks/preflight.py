@@ -19,4 +19,6 @@ def preflight() -> None:
     }
     if host.data.ingress == "caddy":
         ports |= {80: "ingress", 443: "ingress"}
+    if host.data.ingress == "cloudflare":
+        ports |= {names.TUNNEL_METRICS_PORT: "tunnel"}
     machine_fit(name="The machine can be deployed to", ports=ports, least_free_mb=1500)

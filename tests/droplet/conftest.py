@@ -92,6 +92,18 @@ def host(droplet):
 
 
 @pytest.fixture(scope="session")
+def root_certificate(droplet, host, tmp_path_factory):
+    """The root of the droplet's own certificate authority, as a file."""
+    if (droplet.settings["ingress"], droplet.settings["ingress_tls"]) != ("caddy", "internal"):
+        pytest.skip("the ingress has no certificate authority of its own in this mode")
+    path = tmp_path_factory.mktemp("ca") / "root.crt"
+    path.write_text(
+        host.check_output("cat /var/lib/memory-droplet/ingress/caddy/pki/authorities/local/root.crt") + "\n"
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
 def probe_image(host):
     """A small image whose entry point is Python."""
     host.check_output("sh -c %s", MAKE_PROBE_IMAGE)

@@ -6,24 +6,12 @@ import subprocess
 
 import pytest
 
-DOMAIN = "droplet.test"
-
-
-@pytest.fixture(scope="module")
-def root_certificate(droplet, host, tmp_path_factory):
-    """The root of the droplet's own certificate authority, as a file."""
-    if not droplet.local:
-        pytest.skip("a real host is asked by its own names and has no authority of its own")
-    path = tmp_path_factory.mktemp("ca") / "root.crt"
-    path.write_text(
-        host.check_output("cat /var/lib/memory-droplet/ingress/caddy/pki/authorities/local/root.crt") + "\n"
-    )
-    return path
-
 
 @pytest.fixture
 def browse(droplet, root_certificate):
     """A call from the laptop to a site of the droplet over TLS: status, headers and body."""
+
+    domain = droplet.settings["domain"]
 
     def call(site, path="/", *arguments):
         done = subprocess.run(
@@ -38,9 +26,9 @@ def browse(droplet, root_certificate):
                 "--cacert",
                 str(root_certificate),
                 "--resolve",
-                f"{site}.{DOMAIN}:443:{droplet.address}",
+                f"{site}.{domain}:443:{droplet.address}",
                 *arguments,
-                f"https://{site}.{DOMAIN}{path}",
+                f"https://{site}.{domain}{path}",
             ],
             capture_output=True,
             text=True,
@@ -63,7 +51,7 @@ def test_tls_is_served_with_a_certificate_of_the_droplets_own_authority(droplet,
     context = ssl.create_default_context(cafile=str(root_certificate))
     with (
         socket.create_connection((droplet.address, 443), 5) as plain,
-        context.wrap_socket(plain, server_hostname=f"n8n.{DOMAIN}") as secured,
+        context.wrap_socket(plain, server_hostname=f"n8n.{droplet.settings['domain']}") as secured,
     ):
         assert secured.version() in ("TLSv1.2", "TLSv1.3")
 
@@ -104,6 +92,7 @@ def test_a_provider_cannot_be_reached_past_the_memory_filter(browse):
 
 
 def test_an_unknown_site_is_not_served(droplet, root_certificate):
+    domain = droplet.settings["domain"]
     done = subprocess.run(
         [
             "curl",
@@ -115,8 +104,8 @@ def test_an_unknown_site_is_not_served(droplet, root_certificate):
             "--max-time",
             "10",
             "--resolve",
-            f"other.{DOMAIN}:443:{droplet.address}",
-            f"https://other.{DOMAIN}/",
+            f"other.{domain}:443:{droplet.address}",
+            f"https://other.{domain}/",
         ],
         capture_output=True,
         text=True,

@@ -27,14 +27,10 @@ ASSEMBLE_TIMEOUT_S = 2.0
 
 
 @pytest.fixture(scope="module")
-def reachable(droplet, host, tmp_path_factory):
+def reachable(droplet, root_certificate):
     """The name of the chat leads to the droplet, whose own certificate authority is trusted."""
     if not droplet.local:
         pytest.skip("these chats are answered by the double of the provider, which only local droplets ask")
-    root = tmp_path_factory.mktemp("ca") / "root.crt"
-    root.write_text(
-        host.check_output("cat /var/lib/memory-droplet/ingress/caddy/pki/authorities/local/root.crt") + "\n"
-    )
     resolve = socket.getaddrinfo
 
     def getaddrinfo(name, *arguments, **options):
@@ -42,7 +38,7 @@ def reachable(droplet, host, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket, "getaddrinfo", getaddrinfo)
-        patch.setenv("SSL_CERT_FILE", str(root))
+        patch.setenv("SSL_CERT_FILE", str(root_certificate))
         yield
 
 

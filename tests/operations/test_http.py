@@ -150,6 +150,43 @@ def test_waiting_ends_with_a_sentence(this_machine, server, noted, case):
     assert not noted.exists()
 
 
+JOURNALS = {
+    "an error before a new start": ("ERR it was refused\nINF starting\n", "errors", "ERR it was refused"),
+    "no error": ("INF one\nINF two\n", "lines", "INF one\nINF two"),
+}
+
+
+@pytest.mark.parametrize("journal", JOURNALS)
+def test_a_failure_ends_with_the_hint_and_the_log_of_the_unit(
+    this_machine, server, noted, monkeypatch, tmp_path, journal
+):
+    said, kind, shown = JOURNALS[journal]
+    journalctl = tmp_path / "bin/journalctl"
+    journalctl.parent.mkdir()
+    journalctl.write_text(f"#!/bin/sh\n[ \"$1 $2\" = '-u demo.service' ] && printf %s '{said}'\n")
+    journalctl.chmod(0o755)
+    monkeypatch.setenv("PATH", str(journalctl.parent), prepend=":")
+    server.health = 503
+    done = this_machine.run(
+        http_ready,
+        executing=True,
+        url=f"{server.url}/health",
+        attempts=2,
+        delay_s=0.1,
+        hint="set 'demo_token'",
+        unit="demo.service",
+    )
+    assert "after 2 attempts 0.1 s apart: expected status 200, got 503; set 'demo_token'\n" in done.failed
+    assert done.failed.endswith(f"The last {kind} of demo.service:\n{shown}")
+
+
+def test_a_failure_of_what_was_ready_before_says_how_long_was_waited(this_machine, server, noted):
+    arguments = {"url": f"{server.url}/health", "attempts": 3, "delay_s": 0.1}
+    this_machine.run(http_ready, executing=True, **arguments)
+    server.health = 503
+    assert "after 3 attempts" in this_machine.run(http_ready, executing=True, **arguments).failed
+
+
 def test_a_shell_without_curl_is_no_failure(bare_shell):
     asked = bare_shell(HttpObject().command("http://127.0.0.1:9/", None))
     assert (asked.returncode, HttpObject().process(asked.stdout.splitlines())) == (0, HttpAnswer())

@@ -101,6 +101,18 @@ def test_routes_of_other_names_are_kept(cloudflare, server):
     assert tunnel.plan(WANTED, cloudflare) == []
 
 
+def test_what_cloudflare_adds_to_a_route_is_no_difference_and_what_a_person_adds_is(cloudflare, server):
+    tunnel.apply(tunnel.plan(WANTED, cloudflare), cloudflare)
+    for number, rule in enumerate(server.routes["config"]["ingress"]):
+        rule.update(id=str(number), originRequest={})
+    assert tunnel.plan(WANTED, cloudflare) == []
+    server.routes["config"]["ingress"][0]["originRequest"] = {"httpHostHeader": "elsewhere"}
+    (change,) = tunnel.plan(WANTED, cloudflare)
+    assert change.sentence == "tunnel routes: a path, an option, the order or the catch-all differs"
+    tunnel.apply([change], cloudflare)
+    assert tunnel.plan(WANTED, cloudflare) == []
+
+
 def test_a_record_that_is_not_ours_is_never_overwritten(cloudflare, server):
     server.records["x"] = {"id": "x", "type": "A", "name": "n8n.example.com", "content": "192.0.2.1"}
     with pytest.raises(
