@@ -574,7 +574,7 @@ async def readiness(service: Service) -> Readiness:
 
     checks: dict[str, str] = {}
     try:
-        there = await service.database.run(look, timeout_s=0.5)
+        there = await service.database.run(look, timeout_s=2.0)
         checks["postgres"] = "ok" if there else "the schema memory is missing: run the deploy"
     except StoreUnavailable as error:
         checks["postgres"] = str(error)
