@@ -13,7 +13,7 @@ from tests.drill.deploying import deploy, dry_run
 NAME = "promise"
 
 #: Operations that find nothing to do on a bare machine.
-LOOKING = {"Preflight | The machine can be deployed to", "Tunnel | Stopped"}
+LOOKING = {"Preflight | The machine can be deployed to", "Tunnel | Stopped", "Tunnel | No token"}
 
 
 @pytest.fixture(scope="module")
