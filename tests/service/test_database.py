@@ -24,11 +24,11 @@ def sleeping(seconds: float) -> Callable[[Connection], Awaitable[None]]:
 
 
 def test_callers_wait_their_turn_as_long_as_others_are_answered(database: str) -> None:
-    """Five callers of one connection: the last waits longer than a silent server would be given."""
+    """Six callers of one connection: the last waits longer than a silent server would be given."""
 
     async def crowd() -> None:
-        pool = one_connection(database, wait_s=1.0)
-        await asyncio.gather(*(pool.run(sleeping(0.4), timeout_s=30.0) for _ in range(5)))
+        pool = one_connection(database, wait_s=3.0)
+        await asyncio.gather(*(pool.run(sleeping(0.7), timeout_s=30.0) for _ in range(6)))
         await pool.close()
 
     asyncio.run(crowd())
@@ -52,7 +52,7 @@ def test_nobody_waits_long_for_a_server_that_answers_nobody(database: str) -> No
 def test_a_turn_that_comes_too_late_for_the_deadline_is_given_up(database: str) -> None:
     async def late() -> None:
         pool = one_connection(database, wait_s=30.0)
-        first = asyncio.create_task(pool.run(sleeping(3.0), timeout_s=30.0))
+        first = asyncio.create_task(pool.run(sleeping(5.0), timeout_s=30.0))
         await asyncio.sleep(0.2)
         with pytest.raises(StoreUnavailable, match="became free"):
             await pool.run(sleeping(0.0), timeout_s=0.5)
