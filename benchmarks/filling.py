@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 from memory_service.database import Connection
 from memory_service.embedding import literal
@@ -111,3 +112,8 @@ def percentiles(seconds: list[float]) -> str:
     ordered = sorted(seconds)
     chosen = [ordered[min(len(ordered) - 1, int(len(ordered) * share))] for share in (0.50, 0.95, 0.99)]
     return " | ".join(f"{1000 * value:7.1f}" for value in chosen)
+
+
+def resident(pid: int) -> int:
+    """Resident memory of a process in MB."""
+    return int(Path(f"/proc/{pid}/status").read_text().split("VmRSS:")[1].split()[0]) // 1024

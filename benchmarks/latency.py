@@ -20,20 +20,13 @@ from pathlib import Path
 import httpx
 import psycopg
 
-from benchmarks.filling import fill, percentiles, question, sentence
+from benchmarks.filling import fill, percentiles, question, resident, sentence
 from memory_service.service import build
 from memory_service.settings import Settings
 from tests.service.cluster import running_cluster
 from tests.service.stack import QDRANT_KEY, SERVICE_TOKEN, QdrantProcess, ServiceProcess, settings_for
 
 CALLERS = (1, 8, 32)
-
-
-def resident(process: ServiceProcess) -> int:
-    """Resident memory of the service in MB."""
-    assert process.process is not None
-    status = Path(f"/proc/{process.process.pid}/status").read_text()
-    return int(status.split("VmRSS:")[1].split()[0]) // 1024
 
 
 def used_cpu(process: ServiceProcess) -> float:
@@ -103,13 +96,15 @@ async def run(memories: int, clients: int, requests: int, soak: int) -> None:
             settings_for(cluster, "m", qdrant.url, "", directory, log_level="WARNING"), directory
         )
         service.start()
+        assert service.process is not None
+        pid = service.process.pid
         print(
             f"{memories} memories of {clients} clients; load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs"
         )
         print(
             f"stored {memories / stored:.0f}/s, delivered to the index {memories / max(drained, 0.001):.0f}/s"
         )
-        print(f"resident memory when idle: {resident(service)} MB")
+        print(f"resident memory when idle: {resident(pid)} MB")
         print(
             f"| call ({requests}, writeback {requests // 2}) | callers | p50 ms | p95 ms | p99 ms "
             "| CPU ms of the service per call | answers without |\n|---|---|---|---|---|---|---|"
@@ -144,7 +139,7 @@ async def run(memories: int, clients: int, requests: int, soak: int) -> None:
             await row("writeback", turns, callers)
         if soak:
             await timed(service.url, "/v1/assemble", asks(soak), 8)
-            print(f"resident memory after {soak} more requests: {resident(service)} MB")
+            print(f"resident memory after {soak} more requests: {resident(pid)} MB")
         service.stop()
         qdrant.stop()
 

@@ -17,6 +17,7 @@ import collections
 import hashlib
 import json
 import math
+import os
 import re
 import statistics
 import tempfile
@@ -26,6 +27,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from benchmarks.filling import resident
 from memory_service.embedding import Embedder, StaticEmbedder
 from memory_service.errors import UpstreamError
 from memory_service.fusion import best
@@ -220,18 +222,13 @@ async def measure(service: Service, embedder: Embedder, talks: list[Conversation
     return scores
 
 
-def resident() -> int:
-    """Resident memory of this process in MB."""
-    return int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) // 1024
-
-
 async def run(path: Path, minilm: bool) -> int:
     """The whole benchmark; returns 1 when a bar is missed."""
     talks = read(path)
-    before = resident()
+    before = resident(os.getpid())
     embedder: Embedder = MiniLM() if minilm else StaticEmbedder(VECTOR_SIZE)
     await embedder.embed(["A first sentence, so that everything is loaded that takes part."])
-    weight = resident() - before
+    weight = resident(os.getpid()) - before
     with running_cluster() as cluster, tempfile.TemporaryDirectory() as directory:
         cluster.create_database("locomo")
         storage = Path(directory) / "qdrant"

@@ -52,6 +52,12 @@ def remote(droplet, laptop, *arguments, **variables):
     return done.returncode, done.stdout + done.stderr
 
 
+def new_key(path):
+    """A key of nobody's, made at a path; its public half is beside it."""
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
+    return path
+
+
 def unchanged(droplet):
     return droplet.run("ls -d /etc/memory-droplet /usr/bin/docker 2>/dev/null").stdout == ""
 
@@ -64,8 +70,7 @@ def test_an_unknown_host_is_named(droplet, laptop):
 
 
 def test_a_wrong_key_is_refused_before_anything(droplet, laptop, tmp_path):
-    key = tmp_path / "wrong"
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    key = new_key(tmp_path / "wrong")
     code, printed = remote(droplet, laptop, DROPLET_KEY=str(key))
     assert code != 0
     assert "uthentication" in printed
@@ -85,8 +90,7 @@ def test_a_host_that_shows_another_key_than_before_is_refused_until_what_was_kno
     known = laptop / "hosts" / droplet.address / "known_hosts"
     code, printed = remote(droplet, laptop)
     assert code == 0, printed
-    other = tmp_path / "other"
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(other)], check=True)
+    other = new_key(tmp_path / "other")
     strange = f"{droplet.address} {other.with_suffix('.pub').read_text()}"
     known.write_text(strange)
     code, printed = remote(droplet, laptop)

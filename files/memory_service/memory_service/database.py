@@ -100,21 +100,23 @@ class Database:
             await self._slots.acquire()
             return wait_s
         begun = now = time.monotonic()
+        left = wait_s
         turn = asyncio.ensure_future(self._slots.acquire())
         try:
             while not turn.done():
-                left = min(max(begun, self._answered_at) + wait_s, until) - now
-                if left <= 0.0:
+                patience = min(left, until - now)
+                if patience <= 0.0:
                     raise StoreUnavailable(
                         f"no connection to PostgreSQL became free within {now - begun:.1f} s"
                     )
-                await asyncio.wait({turn}, timeout=left)
+                await asyncio.wait({turn}, timeout=patience)
                 now = time.monotonic()
+                left = max(begun, self._answered_at) + wait_s - now
         except BaseException:
             if not turn.cancel():
                 self._slots.release()
             raise
-        return max(begun, self._answered_at) + wait_s - now
+        return left
 
     @contextlib.asynccontextmanager
     async def _lent(self, wait_s: float, until: float) -> AsyncIterator[Connection]:
@@ -132,9 +134,8 @@ class Database:
             try:
                 yield connection
                 healthy = True
+                self._answered_at = time.monotonic()
             finally:
-                if healthy:
-                    self._answered_at = time.monotonic()
                 if healthy and not self._closed and not connection.closed and not connection.broken:
                     self._idle.append((time.monotonic(), connection))
                 else:

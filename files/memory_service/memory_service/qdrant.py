@@ -53,7 +53,7 @@ class Qdrant:
     `shards` and `replicas` are those of a collection that is made here.
     """
 
-    def __init__(self, upstream: Upstream, name: str, shards: int = 1, replicas: int = 1) -> None:
+    def __init__(self, upstream: Upstream, name: str, shards: int, replicas: int) -> None:
         self._upstream = upstream
         self._spread = {"shard_number": shards, "replication_factor": replicas}
         self.name = name

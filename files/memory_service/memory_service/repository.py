@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+from psycopg import AsyncCursor
 from psycopg.types.json import Jsonb
 
 from memory_service.conflict import Believed, Source
@@ -159,15 +160,12 @@ class ClientRows:
             "query": query,
             "sessions": list(sessions),
             "episodes": episodes,
-            "skip": _SKIP,
-            "cap": POSTINGS_PER_TERM,
         }
         async with self._connection.pipeline():
             facts = await self._connection.execute(_FACTS, values)
             state = await self._connection.execute(_STATE, values)
             recent = await self._connection.execute(_RECENT_EPISODES, values)
-            terms = await self._connection.execute(_POSTINGS, values, binary=True)
-            total = await self._connection.execute(_TOTAL, values)
+            terms, total = await self._ask_words(query)
         return Reads(
             profile,
             await facts.fetchall(),
@@ -178,8 +176,14 @@ class ClientRows:
 
     async def lexical(self, query: str) -> LexicalMatch:
         """The postings of a query's terms."""
-        values = {"query": query, "skip": _SKIP, "cap": POSTINGS_PER_TERM}
-        return _lexical_match(await self._all(_POSTINGS, values), await self._one(_TOTAL, {}))
+        terms, total = await self._ask_words(query)
+        return _lexical_match(await terms.fetchall(), await total.fetchone())
+
+    async def _ask_words(self, query: str) -> tuple[AsyncCursor[Row], AsyncCursor[Row]]:
+        """Asks for the postings of a query's terms, and how many messages there are."""
+        values = {"client": self.client_id, "query": query, "skip": _SKIP, "cap": POSTINGS_PER_TERM}
+        terms = await self._connection.execute(_POSTINGS, values, binary=True)
+        return terms, await self._connection.execute(_TOTAL, values)
 
     async def nearest(self, vector: Sequence[float], model: str, limit: int) -> dict[int, float]:
         """Slot -> cosine of the nearest entries, by reading all vectors of the client: exact, and slow for
