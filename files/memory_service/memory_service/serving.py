@@ -10,6 +10,7 @@ import socket
 import uvicorn
 
 from memory_service.api import create_app
+from memory_service.draining import DrainingServer
 from memory_service.json_logs import configure
 from memory_service.notify import inherited_sockets, notify, watchdog_interval_s
 from memory_service.service import build
@@ -30,12 +31,14 @@ async def serve(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT, then drains: requests under way are answered first.
 
     With socket activation the sockets belong to systemd: callers that connect meanwhile wait in its queue
-    for the next process instead of being refused.
+    for the next process instead of being refused. Those that were accepted are served, see `draining`.
     """
     service = build(settings)
     app = create_app(service)
     config = uvicorn.Config(
         app,
+        http="h11",
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
@@ -45,7 +48,7 @@ async def serve(settings: Settings) -> None:
         backlog=BACKLOG,
         h11_max_incomplete_event_size=64 * 1024,
     )
-    server = uvicorn.Server(config)
+    server = DrainingServer(config)
     sockets = inherited_sockets() or [_listen(settings)]
     tasks = [asyncio.ensure_future(_announce(server))]
     interval = watchdog_interval_s()
