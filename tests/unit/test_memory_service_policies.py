@@ -7,6 +7,8 @@ import io
 import itertools
 import json
 import socket
+import time
+import unicodedata
 import zipfile
 from array import array
 from datetime import UTC, datetime, timedelta
@@ -42,7 +44,15 @@ from memory_service.fusion import (
     scaled,
     specific,
 )
-from memory_service.hygiene import clean, luhn, reads_like_instructions, redact, without_memory
+from memory_service.hygiene import (
+    clean,
+    luhn,
+    normalized,
+    one_line,
+    reads_like_instructions,
+    redact,
+    without_memory,
+)
 from memory_service.lexical import (
     CHAT_BITS,
     CHAT_K,
@@ -403,6 +413,55 @@ def test_the_memory_block_never_survives(before: str, inside: str) -> None:
     assert "secretmark" not in without_memory(f"{before}<user_memory>secretmark {inside}")
 
 
+def test_a_tag_that_appears_when_another_goes_is_gone_too() -> None:
+    for text in (
+        "<user_</user_memory>memory>",
+        "<user_<user_memory>x</user_memory>memory>",
+        "</user_</user_memory>memory>",
+    ):
+        assert "user_memory" not in without_memory(text)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "<user_memory>",
+        "<user_memory ",
+        "<user_memory>x</user_memory",
+        "</user_memory ",
+        "eyJaaaaaaaa-",
+        "eyJaaaaaaaa.eyJaaaaaaaa-",
+        "password:",
+        "password   ",
+        "bearer ",
+        "authorization: ",
+        "http://a:",
+        "-----BEGIN PRIVATE KEY-----",
+        "1 ",
+        "1.",
+        "AB12 ",
+        "\n",
+        "\n\t ",
+        "system ",
+        "ignore all previous ",
+        "send to ",
+        "<|a",
+        "\u0300\u0316",
+    ],
+)
+def test_no_text_is_slow_to_clean(piece: str) -> None:
+    text = f"a{piece * (400_000 // len(piece))}a"
+    started = time.perf_counter()
+    one_line(clean(text, 60_000).text)
+    assert time.perf_counter() - started < 5  # half a second; the square of the length takes 20 and more
+
+
+def test_marks_on_one_character_are_limited_and_those_of_languages_stay() -> None:
+    for text in ("Vie\u0323\u0302t", "\u05d1\u05b0\u05bc\u05b8"):  # Vietnamese and pointed Hebrew
+        assert normalized(text) == unicodedata.normalize("NFC", text)
+    assert len(normalized("a" + "\u0316" * 100_000)) == 31
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -443,6 +502,13 @@ def test_a_hostile_body_is_refused_with_its_reason(body: bytes, code: str) -> No
     with pytest.raises(Refusal) as refused:
         checked(body, 32)
     assert (refused.value.status, refused.value.code) == (400, code)
+
+
+def test_a_string_that_is_never_closed_is_refused_at_once() -> None:
+    started = time.perf_counter()
+    with pytest.raises(Refusal):
+        checked(b'{"a":"' + b'\\"' * 120_000, 32)
+    assert time.perf_counter() - started < 5  # the square of its length takes minutes
 
 
 def test_brackets_within_strings_are_not_depth_and_lone_surrogates_go() -> None:

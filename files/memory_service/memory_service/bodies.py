@@ -7,7 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# The end of the text ends a string too: one that is never closed is searched once, not once for each quote in it.
+_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
 _NOT_FINITE = re.compile(r"\b(?:NaN|Infinity)\b")
 _ESCAPED: Final = re.compile(r"\\u(?:0000|d[89a-f])", re.IGNORECASE)
 _LONE = re.compile("[\ud800-\udfff\x00]")

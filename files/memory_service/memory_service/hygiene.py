@@ -3,6 +3,9 @@
 Order in a writeback: the injected memory block goes first (or recalled text would be learnt again and
 again), then control characters, then secrets and card numbers. Text that reads like an instruction to a
 model is stored, marked, and never rendered into a prompt.
+
+Everything here takes time in proportion to the text: this runs in the event loop that serves every client, and
+one of them may send a text made to be slow. So no pattern may start at many places and run to the end from each.
 """
 
 from __future__ import annotations
@@ -12,13 +15,15 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Final
 
-_BLOCK = re.compile(r"<user_memory\b[^>]*>.*?</user_memory\s*>", re.DOTALL | re.IGNORECASE)
-_OPEN_BLOCK = re.compile(r"<user_memory\b[^>]*>.*\Z", re.DOTALL | re.IGNORECASE)
-_TAG = re.compile(r"</?user_memory\b[^>]*>?", re.IGNORECASE)
+_OPENS = re.compile(r"<user_memory\b[^<>]*>", re.IGNORECASE)
+_CLOSES = re.compile(r"</user_memory\s*>", re.IGNORECASE)
+_TAG = re.compile(r"</?user_memory\b[^<>]*>?", re.IGNORECASE)
 
 # Characters that a reader does not see and a model does: zero-width, bidirectional overrides, tags.
 _INVISIBLE = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\U000e0000-\U000e007f]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_COMBINING = "".join(chr(code) for code in range(0x300, 0x20000) if unicodedata.combining(chr(code)))
+_MARKS = re.compile(f"([{_COMBINING}]{{30}})[{_COMBINING}]+")
 # Words that delimit roles in common prompt formats.
 _ROLE_TOKENS = re.compile(
     r"<\|[a-z0-9_]{1,40}\|>|\[/?INST\]|<</?SYS>>|</?s>|<(?:start|end)_of_turn>", re.IGNORECASE
@@ -29,12 +34,26 @@ def without_memory(text: str) -> str:
     """The text without any memory block, and without what an unclosed one swallowed."""
     if "user_memory" not in text.lower():
         return text
-    return _TAG.sub("", _OPEN_BLOCK.sub("", _BLOCK.sub("", text)))
+    kept = []
+    start = 0
+    while opened := _OPENS.search(text, start):
+        kept.append(text[start : opened.start()])
+        closed = _CLOSES.search(text, opened.end())
+        start = closed.end() if closed else len(text)
+    kept.append(text[start:])
+    # A space, so that what stood around a tag does not become one.
+    return _TAG.sub(" ", "".join(kept))
+
+
+def normalized(text: str) -> str:
+    """The text in NFC. No character keeps more than 30 marks, the most that a language needs (UAX #15, stream-safe
+    text): putting marks into their order takes the square of their number."""
+    return unicodedata.normalize("NFC", text if text.isascii() else _MARKS.sub(r"\1", text))
 
 
 def plain(text: str) -> str:
     """The text without control and invisible characters and without role tokens."""
-    text = unicodedata.normalize("NFC", text.replace("\r\n", "\n"))
+    text = normalized(text.replace("\r\n", "\n"))
     return _ROLE_TOKENS.sub("", _INVISIBLE.sub("", _CONTROL.sub("", text))).strip()
 
 
@@ -48,7 +67,7 @@ _SECRETS: Final[tuple[tuple[str, re.Pattern[str]], ...]] = tuple(
             r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----.*?(?:-----END [A-Z ]{0,30}PRIVATE KEY-----|\Z)",
             re.DOTALL,
         ),
-        ("token", r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}", 0),
+        ("token", r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}", 0),
         ("api key", r"\b(?:sk|pk|rk)[-_](?:[a-z]{2,8}[-_])*[A-Za-z0-9_-]{16,}", 0),
         ("api key", r"\b(?:ghp|gho|ghu|ghs|ghr)_[A-Za-z0-9]{20,}|\bgithub_pat_[A-Za-z0-9_]{20,}", 0),
         ("api key", r"\bglpat-[A-Za-z0-9_-]{16,}|\bxox[abposr]-[A-Za-z0-9-]{10,}", 0),
@@ -67,7 +86,7 @@ _SECRETS: Final[tuple[tuple[str, re.Pattern[str]], ...]] = tuple(
         (
             "password",
             r"(?P<keep>\b(?:pass(?:word|phrase|wd|code)?|pwd|secret|api[_ -]?key|access[_ -]?key|token|pin)\b"
-            r"(?:\s+(?:is|was)\s+|\s*[:=]\s*)[\"'`]?)(?=[^\s\"'`]*[\d!@#$%^&*_+=/-])[^\s\"'`,;]{4,200}",
+            r"(?:\s+(?:is|was)\s+|\s*[:=]\s*)[\"'`]?)(?=[^\s\"'`]{0,200}[\d!@#$%^&*_+=/-])[^\s\"'`,;]{4,200}",
             re.IGNORECASE,
         ),
     )
@@ -129,7 +148,7 @@ _INSTRUCTIONS = re.compile(
     r"|\b(?:from now on|always|whenever|every time)\b[^.\n]{0,60}\b(?:you must|you should|you will|answer with|reply with"
     r"|respond with|recommend|say that|tell (?:them|the user|users))\b"
     r"|\b(?:new|updated) (?:system )?(?:instructions?|directives?)\s*:"
-    r"|^\s*(?:system|assistant|developer)\s*:\s"
+    r"|^[^\S\n]{0,20}(?:system|assistant|developer)[^\S\n]{0,5}:\s"
     r"|\b(?:do not|don't|never) (?:tell|inform|warn|mention (?:this|it) to) the user\b"
     r"|\bwhen (?:asked|the user asks)\b[^.\n]{0,60}\b(?:say|answer|reply|respond|claim|send|forward)\b"
     r"|\b(?:send|forward|exfiltrate|post|upload)\b[^.\n]{0,60}\b(?:to|at)\s+https?://",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import unicodedata
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -14,7 +13,7 @@ from memory_service import metrics
 from memory_service.database import Connection, Database
 from memory_service.embedding import Embedder
 from memory_service.errors import NotFound, StoreUnavailable, Unprocessable
-from memory_service.hygiene import clean, without_memory
+from memory_service.hygiene import clean, normalized, without_memory
 from memory_service.repository import ClientRows, NewEntry, find_client
 from memory_service.retrieval import Deadline
 from memory_service.schemas import WritebackRequest, WritebackResponse
@@ -40,7 +39,7 @@ class Turn:
 
 
 def _comparable(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", without_memory(text)).split())
+    return " ".join(normalized(without_memory(text)).split())
 
 
 def conversation_hash(request: WritebackRequest) -> str:
