@@ -42,10 +42,8 @@ COMPONENTS = {
 
 with one_sentence():
     options = prepare(host)
-    components = chosen(COMPONENTS, options.only)
-
-for component in components:
-    component()
+    for component in chosen(COMPONENTS, options.only):
+        component()
 
 for line in pages(host.data, f"ssh -F {host.data.ssh_config_file} {host.name}"):
     host.log(line, logger.info)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from settings.schema import SettingsError, read_settings_file
+from settings.schema import HOST_NAME, SettingsError, read_settings_file
 
 PROJECT = Path(__file__).parent.parent
 LOCAL_DROPLET = "droplet"
@@ -57,12 +58,15 @@ def remote() -> Target | None:
     """The host that ``$DROPLET_HOST`` names, with its ssh_config written; None when it is not set.
 
     Also read: ``DROPLET_USER`` (root), ``DROPLET_PORT`` (22), ``DROPLET_KEY`` (ssh's own default) and
-    ``DROPLET_NAME`` (the host). Raises SettingsError when one of them is wrong.
+    ``DROPLET_NAME`` (what its secrets and it are called; the host). Raises SettingsError when one of them is wrong.
     """
     address = os.environ.get("DROPLET_HOST", "").strip()
     if not address:
         return None
-    name = os.environ.get("DROPLET_NAME", "").strip() or address
+    given = os.environ.get("DROPLET_NAME", "").strip()
+    if given and not re.fullmatch(HOST_NAME, given):
+        raise SettingsError([f"DROPLET_NAME must be a host name such as 'memory-1', but is {given!r}."])
+    name = given or address
     user = os.environ.get("DROPLET_USER", "root")
     port_text = os.environ.get("DROPLET_PORT", "22")
     if not port_text.isdigit() or not 1 <= int(port_text) <= 65535:

@@ -14,6 +14,7 @@ from typing import Final
 from urllib.parse import quote
 
 from settings import names
+from settings.schema import Client
 
 FUNCTION: Final[Mapping[str, str]] = {
     "id": "memory_filter",
@@ -172,7 +173,7 @@ def declaration(
                     "valves": valves(),
                 },
                 "model": model_record(model),
-                "clients": [dict(client) for client in clients],
+                "clients": [Client.model_validate(dict(client)).model_dump() for client in clients],
                 "memory_service_url": f"http://127.0.0.1:{names.MEMORY_SERVICE_PORT}",
             },
             indent=2,

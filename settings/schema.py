@@ -23,6 +23,8 @@ from settings import cloudflare
 
 DEFAULTS_FILE = Path(__file__).parent.parent / "group_data" / "all.py"
 
+HOST_NAME = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*"
+
 #: Names that a run may be given with ``--data`` beside the settings.
 RUN_OPTIONS = frozenset({"only", "plan"})
 
@@ -41,6 +43,10 @@ RENAMED: Mapping[str, str] = {
 }
 
 
+#: One bare address: it stands in configuration files of others.
+EMAIL = r"[^@\s<>()\[\],;:\"\\]+@[^@\s<>()\[\],;:\"\\]+"
+
+
 class SettingsError(Exception):
     """The settings are wrong; ``problems`` holds one sentence per mistake."""
 
@@ -56,7 +62,7 @@ class Client(pydantic.BaseModel):
 
     id: str = pydantic.Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
     name: str = pydantic.Field(min_length=1)
-    email: str = pydantic.Field(pattern=r"^[^@\s]+@[^@\s]+$")
+    email: str = pydantic.Field(pattern=f"^{EMAIL}$")
     group: str = ""
     tags: list[str] = []
 
@@ -173,9 +179,9 @@ def _domain(s: Mapping[str, Any]) -> str | None:
 
 
 def _acme(s: Mapping[str, Any]) -> str | None:
-    if s["ingress"] == "caddy" and s["ingress_tls"] == "acme" and "@" not in s["acme_email"]:
+    if s["ingress"] == "caddy" and s["ingress_tls"] == "acme" and not re.fullmatch(EMAIL, s["acme_email"]):
         return (
-            "'ingress_tls' is 'acme', which needs 'acme_email' (an e-mail address); "
+            f"'ingress_tls' is 'acme', which needs 'acme_email' (an e-mail address), but it is {s['acme_email']!r}; "
             "set it or choose ingress_tls: internal."
         )
     return None
@@ -188,6 +194,18 @@ def _tunnel(s: Mapping[str, Any]) -> str | None:
         if not re.fullmatch(pattern, s[name]):
             return f"'ingress' is 'cloudflare', which needs '{name}': {words}, as the Cloudflare dashboard shows it."
     return None
+
+
+def _hostname(s: Mapping[str, Any]) -> str | None:
+    if not s["hostname"] or re.fullmatch(HOST_NAME, s["hostname"]):
+        return None
+    return f"'hostname' must be a host name such as 'memory-1', but is {s['hostname']!r}."
+
+
+def _registry(s: Mapping[str, Any]) -> str | None:
+    if not s["image_registry"] or re.fullmatch(r"[A-Za-z0-9.-]+(:\d{1,5})?", s["image_registry"]):
+        return None
+    return f"'image_registry' must be host[:port], without a scheme or path, but is {s['image_registry']!r}."
 
 
 def _insecure_registry(s: Mapping[str, Any]) -> str | None:
@@ -236,46 +254,55 @@ def _limits(s: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _positive(s: Mapping[str, Any]) -> str | None:
-    for name in (
-        "journald_max_mb",
-        "memory_ttl_days",
-        "context_token_budget",
-        "postgres_max_connections",
-        "qdrant_shard_number",
-        "qdrant_replication_factor",
-    ):
-        if s[name] < 1:
-            return f"'{name}' must be at least 1, but is {s[name]}."
-    for name in ("swap_mb", "llm_daily_token_budget"):
-        if s[name] < 0:
-            return f"'{name}' must be 0 or more, but is {s[name]}."
+_RANGES: Mapping[str, tuple[int, int | None]] = {
+    "journald_max_mb": (1, None),
+    "swap_mb": (0, None),
+    "memory_ttl_days": (1, 36_500),  # what the memory service takes; so for the next
+    "context_token_budget": (100, 32_000),
+    "llm_daily_token_budget": (0, None),
+    # The pools of the memory service, n8n and Open WebUI hold up to 19, three are reserved, and people want one.
+    "postgres_max_connections": (25, 1_000),
+    "qdrant_shard_number": (1, None),
+    "qdrant_replication_factor": (1, None),
+}
+
+
+def _numbers(s: Mapping[str, Any]) -> str | None:
+    for name, (least, most) in _RANGES.items():
+        if s[name] < least or (most is not None and s[name] > most):
+            bounds = f"from {least} to {most}" if most is not None else f"{least} or more"
+            return f"'{name}' must be {bounds}, but is {s[name]}."
     return None
 
 
 def _urls(s: Mapping[str, Any]) -> str | None:
     for name in ("llm_base_url", "embedding_base_url"):
         value = s[name]
-        if value and not re.fullmatch(r"https?://[^\s/]+(/\S*)?", value):
-            return f"'{name}' must be an http(s) URL, but is {value!r}."
-        if value and "@" in value.split("/")[2]:
+        if value and "@" in value.split("//", 1)[-1].split("/")[0]:
             return f"'{name}' must not carry a password; use `drill secrets set`."
+        if value and not re.fullmatch(r"https?://[A-Za-z0-9.:\[\]_-]+(/[A-Za-z0-9._~%/-]*)?", value):
+            return f"'{name}' must be an http(s) URL such as https://api.example.com/v1, but is {value!r}."
+    for name in ("llm_model", "embedding_model"):
+        if not re.fullmatch(r"[A-Za-z0-9._:/@+~-]*", s[name]):
+            return f"'{name}' must be a model's name as the provider's API knows it, but is {s[name]!r}."
     return None
 
 
 def _emails(s: Mapping[str, Any]) -> str | None:
     for name in ("n8n_owner_email", "open_webui_admin_email"):
-        if not re.fullmatch(r"[^@\s]+@[^@\s]+", s[name]):
+        if not re.fullmatch(EMAIL, s[name]):
             return f"'{name}' must be an e-mail address, but is {s[name]!r}."
     return None
 
 
 def _unique_clients(s: Mapping[str, Any]) -> str | None:
     for field in ("id", "email"):
-        seen = [client[field] for client in s["clients"]]
+        seen = [client[field].lower() for client in s["clients"]]
         for value in seen:
             if seen.count(value) > 1:
                 return f"'clients' holds {field} {value!r} twice."
+            if value == s["open_webui_admin_email"].lower():
+                return f"'clients' holds {value!r}, which is the admin's account ('open_webui_admin_email')."
     return None
 
 
@@ -292,12 +319,14 @@ RULES: tuple[Callable[[Mapping[str, Any]], str | None], ...] = (
     _timezone,
     _domain,
     _acme,
+    _hostname,
+    _registry,
     _tunnel,
     _insecure_registry,
     _ports,
     _hour,
     _limits,
-    _positive,
+    _numbers,
     _urls,
     _emails,
     _unique_clients,

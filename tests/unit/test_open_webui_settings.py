@@ -64,12 +64,11 @@ def test_a_password_with_any_character_makes_a_url() -> None:
 
 
 def test_the_declaration_holds_no_secret_and_names_the_hook_inside_the_network() -> None:
-    declared = json.loads(
-        open_webui.declaration(admin_email="a@example.com", model="m", clients=[{"id": "c", "tags": ["t"]}])
-    )
+    client = {"id": "c", "name": "C", "email": "c@example.com"}
+    declared = json.loads(open_webui.declaration(admin_email="a@example.com", model="m", clients=[client]))
     assert "token" not in declared["function"]["valves"]
     assert declared["function"]["valves"]["assemble_url"] == "http://ingress:8081/webhook/memory/assemble"
-    assert declared["clients"] == [{"id": "c", "tags": ["t"]}]
+    assert declared["clients"] == [{**client, "group": "", "tags": []}], "what was left out has its default"
 
 
 def test_the_changelog_has_the_shape_that_the_server_parses() -> None:
