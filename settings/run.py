@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pyinfra.api import Host
 
-from settings import secrets
+from settings import hosts, secrets
 from settings.cloudflare import token_problem
 from settings.schema import RUN_OPTIONS, SettingsError, check, defaults
 
@@ -43,9 +43,16 @@ def prepare(host: Host) -> Options:
     if problems := check(settings):
         raise SettingsError([f"{host.name}: {problem}" for problem in problems])
     if not dry_run():
+        if hosts.remote() and (question := secrets.no_store_yet(host.name)):
+            raise secrets.SecretsError(question)
         secrets.init(host.name)
     if problems := [p for p in secrets.check(host.name) if "missing" not in p or not dry_run()]:
         raise secrets.SecretsError("\n".join(problems))
+    provider = str(data["embedding_base_url"])
+    if provider.startswith("https://") and not secrets.host_secrets(host.name)["embedding_api_key"]:
+        raise secrets.SecretsError(
+            f"'embedding_base_url' is {provider}, which needs a key; run: drill secrets set embedding_api_key"
+        )
     if data["ingress"] == "cloudflare":
         token = secrets.host_secrets(host.name)["cloudflare_tunnel_token"].reveal()
         account, tunnel = str(data["cloudflare_account_id"]), str(data["cloudflare_tunnel_id"])

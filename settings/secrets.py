@@ -106,7 +106,7 @@ DECLARED: Mapping[str, Declared] = {
     "llm_api_key": Declared("the chat and extraction provider", None, 8),
     "cloudflare_tunnel_token": Declared("cloudflared, to run the tunnel", None, 32),
     "cloudflare_api_token": Declared("`drill tunnel` on the laptop; never reaches the droplet", None),
-    "embedding_api_key": Declared("the embedding provider; empty: llm_api_key", None, 8),
+    "embedding_api_key": Declared("the embedding provider", None, 8),
 }
 
 _COMMON = ("changeme", "change-me", "password", "secret", "default", "example", "admin", "12345", "qwerty")
@@ -202,6 +202,20 @@ def _completed(known: Mapping[str, str]) -> dict[str, str]:
         if name not in values and declared.make is not None:
             values[name] = declared.make(values)
     return values
+
+
+def no_store_yet(host_name: str) -> str | None:
+    """What to ask before the first secrets of a host are made while there are those of others, or None.
+
+    A droplet made anew at another address would get new secrets, and data restored to it could not be read.
+    """
+    others = sorted(path.name.removesuffix(".secrets.age") for path in config_dir().glob("*.secrets.age"))
+    if not others or host_name in others:
+        return None
+    return (
+        f"{config_dir()} holds no secrets for {host_name}, but for {', '.join(others)}. If it takes the place of one "
+        f"of them, set DROPLET_NAME to that name; if it is a new one, run: drill secrets init"
+    )
 
 
 def init(host_name: str) -> list[str]:

@@ -27,7 +27,7 @@ def laptop(tmp_path_factory):
     return tmp_path_factory.mktemp("laptop")
 
 
-def remote(droplet, laptop, *arguments, **variables):
+def remote(droplet, laptop, *arguments, how="--dry", **variables):
     """A run against a host named by the environment, as a user with a real droplet makes it."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("DROPLET_", "PYINFRA_"))}
     given = {
@@ -40,7 +40,7 @@ def remote(droplet, laptop, *arguments, **variables):
         **variables,
     }
     done = subprocess.run(
-        command("--dry", *arguments),
+        command(how, *arguments),
         cwd=PROJECT,
         env={**kept, **given},
         stdin=subprocess.DEVNULL,
@@ -102,6 +102,16 @@ def test_a_host_that_shows_another_key_than_before_is_refused_until_what_was_kno
     assert remote(droplet, laptop)[0] == 0
 
 
+def test_a_host_without_secrets_beside_hosts_with_them_is_asked_about(droplet, laptop, tmp_path):
+    (tmp_path / "192.0.2.1.secrets.age").touch()
+    code, printed = remote(droplet, laptop, how="-y", MEMORY_DROPLET_CONFIG=str(tmp_path))
+    assert code != 0
+    assert f"holds no secrets for {droplet.address}, but for 192.0.2.1." in printed
+    assert "set DROPLET_NAME to that name; if it is a new one, run: drill secrets init" in printed
+    assert "Traceback" not in printed
+    assert unchanged(droplet)
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -109,6 +119,11 @@ def test_a_host_that_shows_another_key_than_before_is_refused_until_what_was_kno
         (["--data", "swap_mb=many"], "'swap_mb' must be a whole number, but is 'many'."),
         (["--data", "only=postgre"], "'only' names postgre, but the components are"),
         (["--data", "ingress=caddy", "--data", "domain="], "which needs 'domain' to be set"),
+        (
+            ["--data", "embedding_base_url=https://api.example.com/v1"],
+            "which needs a key; run: drill secrets set embedding_api_key",
+        ),
+        (["--data", "image_lock=/nonexistent"], "'image_lock' names /nonexistent, which does not exist"),
     ],
 )
 def test_a_wrong_setting_is_one_sentence_and_nothing_is_changed(droplet, arguments, sentence):

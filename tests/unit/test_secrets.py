@@ -62,6 +62,15 @@ def test_without_a_store_a_dry_run_gets_secrets_and_writes_nothing(store):
     assert not store.exists()
 
 
+def test_the_first_secrets_of_a_host_beside_those_of_others_are_asked_about():
+    assert secrets.no_store_yet("203.0.113.7") is None, "the first droplet ever"
+    secrets.init("203.0.113.7")
+    assert secrets.no_store_yet("203.0.113.7") is None
+    question = secrets.no_store_yet("203.0.113.8")
+    assert question is not None and "but for 203.0.113.7." in question
+    assert "DROPLET_NAME" in question and "drill secrets init" in question
+
+
 def test_a_secret_never_becomes_text():
     secrets.init("host")
     secret = secrets.host_secrets("host")["webhook_token"]
