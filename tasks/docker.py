@@ -59,7 +59,12 @@ def docker() -> None:
             BundleFile(f"{names.SCRIPTS_DIR}/{SCRIPT}", (FILES / SCRIPT).read_text(), "root", "root", "0644"),
         ],
     )
-    engine = packages(name="Engine", packages=["docker.io", "iptables"])
+    engine = packages(
+        name="Engine",
+        # The engine gives containers an AppArmor profile wherever the kernel has AppArmor on, and fails without
+        # the parser, which it only recommends.
+        packages=["apparmor", "docker.io", "iptables"],
+    )
     service(
         name="Running",
         unit="docker.service",

@@ -10,7 +10,6 @@ from settings.render import render
 
 COMPONENT = "ingress"
 CADDYFILE = names.config_path(COMPONENT, "Caddyfile")
-LOOPBACK_PORT = 8082
 
 
 @deploy("Ingress")
@@ -49,7 +48,7 @@ def ingress() -> None:
             image=image_ref(COMPONENT, host.data),
             description="Caddy, the ingress",
             memory_mb=host.data.ingress_memory_mb,
-            publish=(f"127.0.0.1:{LOOPBACK_PORT}:8082",)
+            publish=(f"127.0.0.1:{names.INGRESS_LOOPBACK_PORT}:8082",)
             + (("0.0.0.0:80:80", "0.0.0.0:443:443", "0.0.0.0:443:443/udp") if public else ()),
             volumes=(
                 f"{names.config_dir(COMPONENT)}:/etc/caddy:ro",
@@ -67,4 +66,4 @@ def ingress() -> None:
         reads=[CADDYFILE],
         triggers=[configuration, unit],
     )
-    http_ready(name="Ready", url=f"http://127.0.0.1:{LOOPBACK_PORT}/healthz")
+    http_ready(name="Ready", url=f"http://127.0.0.1:{names.INGRESS_LOOPBACK_PORT}/healthz")

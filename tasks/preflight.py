@@ -16,6 +16,7 @@ def preflight() -> None:
         names.N8N_PORT: "n8n",
         names.OPEN_WEBUI_PORT: "open-webui",
         names.MEMORY_SERVICE_PORT: "memory-service",
+        names.INGRESS_LOOPBACK_PORT: "ingress",
     }
     if host.data.ingress == "caddy":
         ports |= {80: "ingress", 443: "ingress"}

@@ -190,8 +190,10 @@ def make_swap_file(size_mb: int) -> None:
 def drop_swap_file() -> None:
     """Stop swapping to our file and remove it with its unit."""
     run(["systemctl", "disable", "--now", SWAP_UNIT.name])
-    SWAP_UNIT.unlink(missing_ok=True)
     SWAP_FILE.unlink(missing_ok=True)
+    SWAP_UNIT.unlink(
+        missing_ok=True
+    )  # last: while it is there, the next run sees that something is left to do
     run(["systemctl", "daemon-reload"])
 
 

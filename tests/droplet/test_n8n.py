@@ -135,7 +135,9 @@ def test_a_writeback_is_in_postgres_and_in_the_index_within_three_seconds_and_fo
     assert sql(host, f"select count(*) from memory.episodes where id = {episode}") == "1"
 
     def points():
-        key = "$(awk '$1 == \"api_key:\" {print $2}' /etc/memory-droplet/secrets/qdrant/production.yaml)"
+        key = (
+            "$(awk -F '\"' '$1 ~ / api_key: / {print $2}' /etc/memory-droplet/secrets/qdrant/production.yaml)"
+        )
         count = {"exact": True, "filter": {"must": [{"key": "client_id", "match": {"value": owner}}]}}
         done = host.check_output(
             f"curl -sS -H \"api-key: {key}\" -H 'Content-Type: application/json' "

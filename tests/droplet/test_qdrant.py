@@ -8,7 +8,7 @@ URL = "http://127.0.0.1:6333"
 
 def call(host, path, key="api_key", method="GET", body=None):
     """Status and JSON of a call; ``key`` names a key of the configuration, or is a literal wrong one."""
-    header = f"$(awk '$1 == \"{key}:\" {{print $2}}' {KEY})" if key else ""
+    header = f"$(awk -F '\"' '$1 ~ / {key}: / {{print $2}}' {KEY})" if key else ""
     flags = f'-H "api-key: {header}"' if key else ""
     data = f"-H 'Content-Type: application/json' -d '{json.dumps(body)}'" if body is not None else ""
     done = host.run(f"curl -s -X {method} {flags} {data} -w '\\n%{{http_code}}' {URL}{path}")
