@@ -55,7 +55,7 @@ def render_ssh_config(record: Record) -> str:
         f"    UserKnownHostsFile {_quoted(known_hosts(record))}\n"
         f"    GlobalKnownHostsFile /dev/null\n"
         f"    StrictHostKeyChecking yes\n"
-        f"    ConnectTimeout 10\n"
+        f"    ConnectTimeout 60\n"
         f"    ServerAliveInterval 15\n"
         f"    LogLevel ERROR\n"
     )

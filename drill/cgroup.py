@@ -151,8 +151,10 @@ class Group:
                 continue
         return sorted(found - {0})
 
-    def kill(self, timeout_s: float = 20) -> None:
+    def kill(self, timeout_s: float = 300) -> None:
         """SIGKILL everything in the group and wait until it is empty.
+
+        What waits for the disk ends only when the disk answers.
 
         Raises:
             CommandFailed: something survives, as a process stuck in the kernel does.
@@ -274,7 +276,7 @@ def _end_slice(directory: Path) -> None:
 
 
 def _remove_group(directory: Path) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while directory.is_dir():
         try:
             directory.rmdir()

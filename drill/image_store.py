@@ -156,7 +156,7 @@ def writing() -> Iterator[str]:
                 start_new_session=True,
             )
         try:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 120
             while not _answers(port):
                 if process.poll() is not None or time.monotonic() > deadline:
                     tail = log.read_text(errors="replace").strip().splitlines()[-3:]

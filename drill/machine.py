@@ -148,7 +148,10 @@ def answers(record: Record) -> bool:
     except OSError:
         return False
     # The banner comes before logins are allowed (pam_nologin) and proves no key.
-    return _droplet(record).run("true", timeout_s=30).returncode == 0
+    try:
+        return _droplet(record).run("true", timeout_s=30).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
 
 
 def _remove_wire() -> None:
@@ -196,7 +199,7 @@ def _plugged_in(record: Record) -> bool:
     return Path("/sys/class/net", record.bridge, "brif", record.veth).exists()
 
 
-def _wait_for_boot(record: Record, timeout_s: float = 120) -> None:
+def _wait_for_boot(record: Record, timeout_s: float = 300) -> None:
     _wait_for_ssh(record, timeout_s)
     state = _droplet(record).run("systemctl is-system-running --wait", timeout_s=timeout_s).stdout.strip()
     if state != "running":
@@ -204,7 +207,7 @@ def _wait_for_boot(record: Record, timeout_s: float = 120) -> None:
         say(f"{record.name}: systemd says {state}; failed units: {', '.join(failed) or 'none'}")
 
 
-def _wait_for_ssh(record: Record, timeout_s: float = 60) -> None:
+def _wait_for_ssh(record: Record, timeout_s: float = 300) -> None:
     deadline = time.monotonic() + timeout_s
     while not answers(record):
         if not nspawn.is_running(record):

@@ -18,6 +18,7 @@ from drill.network import Wire
 from drill.records import Record
 
 MEMORY_BYTES: Final = 2 * 2**30
+NETWORK_S: Final = 120
 
 SYSTEM_CALLS: Final = (
     "@aio @debug @keyring @memlock @pkey bpf fanotify_init fanotify_mark open_by_handle_at ~@swap"
@@ -110,12 +111,12 @@ def start(record: Record, wire: Wire) -> None:
             env={**os.environ, **ENVIRONMENT},
             start_new_session=True,
         )
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + NETWORK_S
     while not network.exists(record.veth):
         if process.poll() is not None:
             raise BootFailed(f"The droplet {record.name} did not start: {last_words(record)} (see {log}).")
         if time.monotonic() > deadline:
-            raise BootFailed(f"The droplet {record.name} has no network after 20 s (see {log}).")
+            raise BootFailed(f"The droplet {record.name} has no network after {NETWORK_S} s (see {log}).")
         time.sleep(0.05)
     try:
         cells.check_limit(MEMORY_BYTES)
@@ -140,7 +141,7 @@ def leader(record: Record) -> int | None:
     return None
 
 
-def power_off(record: Record, timeout_s: float = 90) -> None:
+def power_off(record: Record, timeout_s: float = 300) -> None:
     """Shut the droplet down as its power button would, keeping its disk.
 
     Raises:

@@ -134,7 +134,7 @@ def _state_of(program: Path) -> dict[str, object]:
     return {"sha256": hashlib.sha256(program.read_bytes()).hexdigest()}
 
 
-def _start(service: Service, timeout_s: float = 30) -> None:
+def _start(service: Service, timeout_s: float = 120) -> None:
     service.cells.prepare(None)
     if service.program is not None:
         records.write_json(service.note, _state_of(service.program))

@@ -72,7 +72,8 @@ def http_ready(
         json_key=expect_json_key,
         marker=marker,
         # Once it was ready, waiting for a restart is no change, so the fact waits and nothing is yielded.
-        attempts=attempts if state.is_executing else 1,
+        # A dry run looks twice: one that is only slow just now is not down.
+        attempts=attempts if state.is_executing else 2,
         delay_s=delay_s,
     )
     if known.ready and known.before:

@@ -42,7 +42,7 @@ _READY: Final = r"""
 # wait for HTTP (URL, status, JSON key, attempts, seconds between, note)
 ready() {
   command -v curl >/dev/null 2>&1 || return 1
-  b=$(curl --silent --max-time 5 --write-out '\n##HTTP##%{http_code}' -- "$1" 2>/dev/null) || return 1
+  b=$(curl --silent --max-time 10 --write-out '\n##HTTP##%{http_code}' -- "$1" 2>/dev/null) || return 1
   case "$b" in *"##HTTP##$2") ;; *) return 1;; esac
   [ -z "$3" ] || printf '%s' "$b" | grep -q "\"$3\"[[:space:]]*:"
 }

@@ -36,6 +36,8 @@ class Target:
             "ssh_hostname": self.name,  # an alias that ssh_config resolves
             "ssh_config_file": str(self.ssh_config),
             "ssh_known_hosts_file": str(self.ssh_config.with_name("known_hosts")),
+            # A busy machine may take its time to answer; pyinfra gives each attempt 10 s.
+            "ssh_connect_retries": 2,
             "ssh_strict_host_key_checking": "yes" if self.local else "accept-new",
             **self.settings,
         }
