@@ -163,7 +163,7 @@ def answer(messages: list[dict[str, Any]]) -> str:
             + "; ".join(f"{fact['key'].replace('_', ' ')} is {fact['value']}" for fact in facts)
             + "."
         )
-    return f"You said: {question[:400]}"
+    return f"You said: {question[:2000]}"
 
 
 def _recall(wanted: set[str], lines: list[str], earlier: list[str]) -> str | None:

@@ -59,7 +59,8 @@ def new_key(path):
 
 
 def unchanged(droplet):
-    return droplet.run("ls -d /etc/memory-droplet /usr/bin/docker 2>/dev/null").stdout == ""
+    found = droplet.run("ls -d /etc/memory-droplet /usr/bin/docker 2>/dev/null")
+    return (found.returncode, found.stdout) == (2, "")  # that of ls, which finds nothing; ssh's own is 255
 
 
 def test_an_unknown_host_is_named(droplet, laptop):
@@ -144,7 +145,8 @@ def test_a_settings_file_with_a_mistake_is_named(droplet, tmp_path):
 
 def test_a_port_already_taken_is_named_with_its_holder(droplet):
     droplet.run("systemd-run --unit=squatter python3 -m http.server --bind 127.0.0.1 5432")
-    droplet.run("for i in $(seq 50); do ss -Hltn sport = :5432 | grep -q . && exit; sleep 0.1; done")
+    listening = "for i in $(seq 600); do ss -Hltn sport = :5432 | grep -q . && exit; sleep 0.1; done; exit 1"
+    assert droplet.run(listening).returncode == 0
     try:
         outcome = deploy(NAME)
         assert outcome.code != 0
@@ -162,7 +164,7 @@ def test_a_full_disk_is_told_before_anything_is_changed(droplet):
         assert "MiB are free on /var, but 1500 MiB are needed; make room first" in outcome.printed
         assert unchanged(droplet)
     finally:
-        droplet.run("umount /var")
+        assert droplet.run("umount -l /var").returncode == 0
 
 
 def test_a_registry_that_is_down_is_named_and_the_next_run_goes_on(droplet):

@@ -229,8 +229,8 @@ def test_a_neighbour_sees_the_holes_that_a_firewall_has_to_close(first):
     said(first, "systemd-run -q --unit=inside python3 -m http.server --bind 127.0.0.1 8124")
     said(
         first,
-        "until curl -s http://127.0.0.1:8123 http://127.0.0.1:8124 http://127.0.0.1:8099 >/dev/null; do sleep 0.1; done",
-        timeout_s=60,
+        "for port in 8123 8124 8099; do until curl -so /dev/null http://127.0.0.1:$port; do sleep 0.1; done; done",
+        timeout_s=120,
     )
     found = scan(FIRST)
     assert set(found.open) == {22, 8123}
@@ -386,8 +386,8 @@ MOMENTS = [
 ]
 
 
-def killed_up(line, delay_s, sig, **environment):
-    """Run `drill up` until a line appears, then kill that one process and no child of it."""
+def killed_up(line, delay_s, sig, begun=lambda: True, **environment):
+    """Run `drill up` until a line appears, wait for ``begun``, then kill that one process and no child of it."""
     process = subprocess.Popen(
         [sys.executable, "-m", "drill.cli", "up", KILLED],
         cwd=PROJECT,
@@ -404,6 +404,9 @@ def killed_up(line, delay_s, sig, **environment):
         printed.append(each)
         if line in each:
             break
+    deadline = time.monotonic() + 180
+    while not begun() and time.monotonic() < deadline:
+        time.sleep(0.1)
     time.sleep(delay_s)
     if sig == signal.SIGKILL:
         os.kill(process.pid, sig)
@@ -466,8 +469,9 @@ def test_a_killed_down_is_finished_by_the_next():
 
 def test_a_disk_that_is_half_made_when_up_is_killed_is_not_used(tmp_path):
     cold = {"MEMORY_DROPLET_CACHE": str(tmp_path)}
-    killed_up("making the disk", 4, signal.SIGKILL, **cold)
     building = tmp_path / "rootfs" / "building"
+    begun = lambda: building.is_dir() and work.group(rootfs.WORK).processes()  # noqa: E731
+    killed_up("making the disk", 2, signal.SIGKILL, begun, **cold)
     assert building.is_dir()
     assert work.group(rootfs.WORK).processes(), "mmdebstrap goes on when its parent is killed"
     assert drill("down", KILLED, env={**os.environ, **cold}).returncode == 0

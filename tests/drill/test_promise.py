@@ -50,7 +50,7 @@ def test_01_a_dry_run_of_a_bare_machine_lists_everything_and_exits_0(looked_at, 
 
 def test_02_a_dry_run_changes_nothing_there_and_nothing_here(looked_at, bare):
     found = bare.run("ls -d /etc/memory-droplet /var/lib/memory-droplet /usr/bin/docker 2>/dev/null")
-    assert found.stdout == ""
+    assert (found.returncode, found.stdout) == (2, "")
     assert not secrets.store_path(NAME).exists()
 
 
@@ -168,7 +168,9 @@ def test_09_a_power_cut_comes_back_by_itself(converged):
     machine.ensure(NAME)
     waited = droplet.run(
         "for i in $(seq 240); do docker exec postgres pg_isready -q "
-        "&& curl -sfo /dev/null http://127.0.0.1:6333/readyz http://127.0.0.1:8765/readyz "
+        "&& curl -sfo /dev/null http://127.0.0.1:6333/readyz "
+        "&& curl -sfo /dev/null http://127.0.0.1:8765/readyz "
+        "&& curl -sfo /dev/null http://127.0.0.1:8082/healthz "
         "&& curl -sfo /dev/null http://127.0.0.1:5678/healthz/readiness "
         "&& curl -sfo /dev/null http://127.0.0.1:8080/ready && exit 0; sleep 1; done; exit 1"
     )

@@ -88,7 +88,7 @@ def droplet():
 @pytest.fixture(scope="session")
 def host(droplet):
     """The machine under test as testinfra sees it: one SSH connection for all tests."""
-    return testinfra.get_host(f"paramiko://{droplet.name}", ssh_config=str(droplet.ssh_config))
+    return testinfra.get_host(f"paramiko://{droplet.name}", ssh_config=str(droplet.ssh_config), timeout=60)
 
 
 @pytest.fixture(scope="session")

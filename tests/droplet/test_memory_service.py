@@ -18,7 +18,7 @@ if token_file:
     headers["Authorization"] = "Bearer " + open(token_file).read().strip()
 request = urllib.request.Request(url, body.encode() if body else None, headers, method=method)
 try:
-    with urllib.request.urlopen(request, timeout=15) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         print(answer.status); print(answer.read().decode())
 except urllib.error.HTTPError as error:
     print(error.code); print(error.read().decode())
@@ -33,7 +33,7 @@ def ask(number, keep):
     connection = None
     while not over.is_set():
         try:
-            connection = connection or http.client.HTTPConnection("127.0.0.1", 8765, timeout=20)
+            connection = connection or http.client.HTTPConnection("127.0.0.1", 8765, timeout=120)
             connection.request("GET", "/healthz")
             with connection.getresponse() as answer:
                 answer.read()
@@ -49,7 +49,9 @@ callers = [threading.Thread(target=ask, args=(number, number % 2 == 0)) for numb
 for caller in callers:
     caller.start()
 for _ in range(5):
-    time.sleep(0.3)
+    before = list(good)
+    while any(now < then + 5 for now, then in zip(good, before)):
+        time.sleep(0.05)
     subprocess.run(["systemctl", "restart", "memory-service.service"], check=True)
 over.set()
 for caller in callers:

@@ -12,13 +12,20 @@ def look(where, content):
     for number, pattern in enumerate(patterns):
         if pattern in content:
             print(f"{number} {where}")
+def mode(path):
+    try:
+        return os.lstat(path).st_mode
+    except OSError:  # gone meanwhile
+        return 0
+def content(path):
+    try:
+        return open(path, "rb").read() if os.path.getsize(path) < 50_000_000 else b""
+    except OSError:
+        return b""
 place = sys.argv[1]
 if place == "argv":
     for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            look(f"/proc/{pid}/cmdline", open(f"/proc/{pid}/cmdline", "rb").read())
-        except OSError:
-            pass
+        look(f"/proc/{pid}/cmdline", content(f"/proc/{pid}/cmdline"))
 elif place == "inspect":
     ids = subprocess.run(["docker", "ps", "-aq"], capture_output=True, text=True, check=True).stdout.split()
     assert ids, "no container to inspect"
@@ -33,19 +40,15 @@ elif place == "units":
     for folder in ("/etc/systemd/system", "/run/systemd/system"):
         for root, _, files in os.walk(folder):
             for file in files:
-                try:
-                    look(os.path.join(root, file), open(os.path.join(root, file), "rb").read())
-                except OSError:
-                    pass
+                look(os.path.join(root, file), content(os.path.join(root, file)))
 elif place == "readable files":
     for top in ("/etc", "/opt", "/srv", "/usr/local", "/home", "/root", "/tmp", "/var/lib/memory-droplet", "/var/tmp", "/var/log", "/run"):
         for root, folders, files in os.walk(top):
-            folders[:] = [f for f in folders if os.stat(os.path.join(root, f), follow_symlinks=False).st_mode & 0o001]
+            folders[:] = [f for f in folders if mode(os.path.join(root, f)) & 0o001]
             for file in files:
                 path = os.path.join(root, file)
-                status = os.lstat(path)
-                if (status.st_mode & 0o170000) == 0o100000 and status.st_mode & 0o004 and status.st_size < 50_000_000:
-                    look(path, open(path, "rb").read())
+                if mode(path) & 0o170004 == 0o100004:
+                    look(path, content(path))
 print("looked")
 """
 

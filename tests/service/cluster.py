@@ -11,6 +11,7 @@ import socket
 import stat
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,8 @@ from psycopg import sql
 
 MIGRATIONS = Path(__file__).parents[2] / "files/postgres/migrations"
 ROLE = "memory"
+#: How long a process may take to start, to end, or to answer while it writes: a disk may stall for half a minute.
+PATIENCE_S = 180
 
 
 def free_port() -> int:
@@ -100,21 +103,22 @@ class Cluster:
                 command, stdout=log, stderr=log, user=self.user, cwd=self.directory, start_new_session=True
             )
         ready = [str(self.binaries / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
-        for _ in range(200):
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
             if subprocess.run([*ready, "-t", "1"], check=False).returncode == 0:
                 return
             if self.process.poll() is not None:
                 raise RuntimeError(f"PostgreSQL did not start: {(self.directory / 'log').read_text()}")
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(0.05)
-        raise RuntimeError("PostgreSQL did not answer within 10 s")
+        raise RuntimeError(f"PostgreSQL did not answer within {PATIENCE_S} s")
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """Stops the server: SIGINT ends sessions at once, SIGKILL is a crash, SIGQUIT in between."""
         if self.process is None:
             return
         self.process.send_signal(how)
-        self.process.wait(20)
+        self.process.wait(PATIENCE_S)
         self.process = None
 
     def remove(self) -> None:

@@ -52,7 +52,14 @@ def n8n_tree() -> Path:
             shutil.copy(REPOSITORY / "drill" / "images" / "n8n" / file, tree)
         npm = NODE.parent.parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
         # Its install scripts want a prebuilt Kafka client from GitHub; nothing here needs what they do.
-        flags = ["--ignore-scripts", "--no-audit", "--no-fund", "--omit=dev", "--prefer-offline"]
+        flags = [
+            "--ignore-scripts",
+            "--no-audit",
+            "--no-fund",
+            "--omit=dev",
+            "--prefer-offline",
+            "--fetch-retries=5",
+        ]
         subprocess.run(
             [NODE, npm, "install", *flags],
             cwd=tree,
@@ -192,12 +199,12 @@ class Droplet:
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(number)
-            self._process.wait(60)
+            self._process.wait(180)
 
     def request(
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
     ) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=90)
         started = time.monotonic()
         try:
             connection.request(method, path, body, headers or {})

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from selenium import webdriver
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support import expected_conditions
@@ -15,7 +16,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from tests.service.open_webui_server import wait_until
 
-WAIT_S = 90
+WAIT_S = 180
 
 
 class Person:
@@ -44,20 +45,21 @@ class Person:
         self.driver.get(f"{self.url}/")
         self._see("#chat-input")
 
-    def say(self, text: str, expect: str) -> str:
-        """Send a message and wait until an answer on the page holds the expected words."""
+    def say(self, text: str, expect: str | tuple[str, ...]) -> str:
+        """Send a message and wait until an answer on the page holds the expected words, or some of them."""
         box = self._see("#chat-input")
         box.click()
         box.send_keys(text)
         self._see("#send-message-button").click()
         return str(wait_until(f"an answer with {expect!r}", lambda: self._answer(expect), WAIT_S))
 
-    def _answer(self, expect: str) -> str:
+    def _answer(self, expect: str | tuple[str, ...]) -> str:
+        words = (expect,) if isinstance(expect, str) else expect
         # In one script: elements that are fetched and then read may be replaced in between.
         texts = self.driver.execute_script(  # type: ignore[no-untyped-call]
             "return [...document.querySelectorAll('[id^=response-content-container]')].map(e => e.innerText)"
         )
-        return next((text for text in texts if expect in text), "")
+        return next((text for text in texts if any(each in text for each in words)), "")
 
     def page_text(self) -> str:
         """Everything readable on the page."""
@@ -74,6 +76,14 @@ class Person:
         """Forget the session, as a second person at the same screen would want."""
         self.driver.delete_all_cookies()
         self.driver.execute_script("localStorage.clear(); sessionStorage.clear();")  # type: ignore[no-untyped-call]
+
+
+def started(options: webdriver.ChromeOptions, chromedriver: str) -> webdriver.Chrome:
+    """The browser. Its first start on a cold disk may take longer than its driver waits."""
+    for _ in range(2):
+        with suppress(WebDriverException):
+            return webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
+    return webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
 
 
 @contextmanager
@@ -101,7 +111,7 @@ def person(
     if host_rules:
         options.add_argument(f"--host-resolver-rules={host_rules}")
     options.accept_insecure_certs = ignore_certificates
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
+    driver = started(options, chromedriver)
     try:
         yield Person(driver, url.rstrip("/"), pictures)
     except BaseException:

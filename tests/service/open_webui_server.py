@@ -43,7 +43,7 @@ def version() -> str:
     return pins()["open-webui"].tag.removeprefix("v").removesuffix("-slim")
 
 
-def wait_until(what: str, done: Callable[[], Any], seconds: float = 30.0) -> Any:
+def wait_until(what: str, done: Callable[[], Any], seconds: float = 120.0) -> Any:
     """The first true value of ``done``; fails with a sentence when the deadline passes."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -496,7 +496,7 @@ class Chat:
         found = answer.json["chat"].get("history", {}).get("messages", {}).get(message_id, {})
         return dict(found)
 
-    def wait(self, message_id: str, seconds: float = 30.0) -> str:
+    def wait(self, message_id: str, seconds: float = 120.0) -> str:
         """The text of an answer once it is saved as done."""
 
         def finished() -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.service.cluster import Cluster, free_port
+from tests.service.cluster import PATIENCE_S, Cluster, free_port
 
 SERVICE_TOKEN = "service-token-0123456789abcdef"
 ADMIN_TOKEN = "admin-token-0123456789abcdefgh"
@@ -68,7 +68,7 @@ class QdrantProcess:
             f"{self.url}/collections/{collection}/points/count",
             json={"exact": True},
             headers={"api-key": QDRANT_KEY},
-            timeout=10,
+            timeout=PATIENCE_S,
         )
         return 0 if response.status_code == 404 else int(response.json()["result"]["count"])
 
@@ -76,7 +76,7 @@ class QdrantProcess:
         """Ends it."""
         if self.process is not None:
             self.process.send_signal(how)
-            self.process.wait(20)
+            self.process.wait(PATIENCE_S)
             self.process = None
 
 
@@ -120,7 +120,7 @@ class ServiceProcess:
         """Ends it."""
         if self.process is not None:
             self.process.send_signal(how)
-            self.process.wait(30)
+            self.process.wait(PATIENCE_S)
             self.process = None
 
     def client(self, token: str = SERVICE_TOKEN, timeout: float = 30.0) -> httpx.Client:

@@ -23,12 +23,23 @@ def sleeping(seconds: float) -> Callable[[Connection], Awaitable[None]]:
     return work
 
 
+class Held:
+    """Work that keeps its connection until it is let go."""
+
+    def __init__(self) -> None:
+        self.taken, self.over = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, _connection: Connection) -> None:
+        self.taken.set()
+        await self.over.wait()
+
+
 def test_callers_wait_their_turn_as_long_as_others_are_answered(database: str) -> None:
-    """Six callers of one connection: the last waits longer than a silent server would be given."""
+    """Nine callers of one connection: the last waits longer than a silent server would be given."""
 
     async def crowd() -> None:
-        pool = one_connection(database, wait_s=3.0)
-        await asyncio.gather(*(pool.run(sleeping(0.7), timeout_s=30.0) for _ in range(6)))
+        pool = one_connection(database, wait_s=7.0)
+        await asyncio.gather(*(pool.run(sleeping(1.0), timeout_s=120.0) for _ in range(9)))
         await pool.close()
 
     asyncio.run(crowd())
@@ -37,13 +48,15 @@ def test_callers_wait_their_turn_as_long_as_others_are_answered(database: str) -
 def test_nobody_waits_long_for_a_server_that_answers_nobody(database: str) -> None:
     async def stuck() -> None:
         pool = one_connection(database, wait_s=0.3)
-        first = asyncio.create_task(pool.run(sleeping(5.0), timeout_s=30.0))
-        await asyncio.sleep(0.2)
+        held = Held()
+        first = asyncio.create_task(pool.run(held, timeout_s=120.0, wait_s=60.0))
+        await held.taken.wait()
         with pytest.raises(StoreUnavailable, match="became free"):
-            await pool.run(sleeping(0.0), timeout_s=30.0)
-        assert not first.done()
+            await pool.run(sleeping(0.0), timeout_s=120.0)
+        held.over.set()
         await first
-        await pool.run(sleeping(0.0), timeout_s=30.0)  # who gave up holds no place
+        # Who gave up holds no place.
+        await pool.run(sleeping(0.0), timeout_s=120.0, wait_s=60.0)
         await pool.close()
 
     asyncio.run(stuck())
@@ -51,19 +64,20 @@ def test_nobody_waits_long_for_a_server_that_answers_nobody(database: str) -> No
 
 def test_a_turn_that_comes_too_late_for_the_deadline_is_given_up(database: str) -> None:
     async def late() -> None:
-        pool = one_connection(database, wait_s=30.0)
-        first = asyncio.create_task(pool.run(sleeping(5.0), timeout_s=30.0))
-        await asyncio.sleep(0.2)
+        pool = one_connection(database, wait_s=60.0)
+        held = Held()
+        first = asyncio.create_task(pool.run(held, timeout_s=120.0))
+        await held.taken.wait()
         with pytest.raises(StoreUnavailable, match="became free"):
             await pool.run(sleeping(0.0), timeout_s=0.5)
-        waiting = asyncio.create_task(pool.run(sleeping(0.0), timeout_s=30.0))
+        waiting = asyncio.create_task(pool.run(sleeping(0.0), timeout_s=120.0))
         await asyncio.sleep(0.2)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        assert not first.done()
+        held.over.set()
         await first
-        await pool.run(sleeping(0.0), timeout_s=30.0)
+        await pool.run(sleeping(0.0), timeout_s=120.0)
         await pool.close()
 
     asyncio.run(late())

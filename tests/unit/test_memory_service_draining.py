@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import pytest
 import uvicorn
 
+from memory_service import draining
 from memory_service.draining import DrainingServer
 
 
@@ -57,7 +58,10 @@ def answer_of(connection: http.client.HTTPConnection) -> tuple[int, str | None]:
 
 
 @pytest.fixture
-def running() -> Iterator[Running]:
+def running(monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+    # The caller of a test may be slow; the one that never asks is given up sooner.
+    monkeypatch.setattr(draining, "LAST_REQUESTS_S", 15.0)
+
     async def app(scope, _receive, send):  # type: ignore[no-untyped-def]
         assert scope["type"] == "http"
         while scope["path"] == "/slow" and not started.go.is_set():
@@ -102,7 +106,10 @@ def test_a_request_under_way_is_answered_and_its_connection_closed(running: Runn
         assert answer_of(connection) == (200, "close")
 
 
-def test_a_connection_that_never_asks_does_not_hold_the_end_up(running: Running) -> None:
+def test_a_connection_that_never_asks_does_not_hold_the_end_up(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(draining, "LAST_REQUESTS_S", 0.5)
     with contextlib.closing(running.connect()) as connection:
         running.end()
         wait_for(lambda: not running.server.server_state.connections)
