@@ -43,6 +43,9 @@ WORKFLOW_KEYS = ("name", "nodes", "connections", "settings")
 PUBLISH_DEADLINE_S = 60
 BUSY_DEADLINE_S = 15
 LOCK_DEADLINE_S = 300
+# n8n closes a connection that was idle for 5 s. One that may be about to close is not used again: a request on it
+# fails, and nobody knows whether n8n took it, so it cannot just be sent twice.
+IDLE_S = 2.0
 RUN_DEADLINE_S = 120
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
@@ -139,7 +142,7 @@ def as_objects(value: Json) -> list[Object]:
 
 
 class N8n:
-    """One keep-alive connection to n8n, logged in as its owner when a call needs it."""
+    """A keep-alive connection to n8n, logged in as its owner when a call needs it."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -147,6 +150,7 @@ class N8n:
         self._connection = http.client.HTTPConnection(
             config.url.hostname or "127.0.0.1", config.url.port or 80, timeout=60
         )
+        self._used_at = time.monotonic()
         self._cookie = ""
         with contextlib.suppress(OSError):
             self._cookie = self._session_file.read_text(encoding="utf-8").strip()
@@ -159,10 +163,13 @@ class N8n:
             headers["Content-Type"] = "application/json"
         if self._cookie:
             headers["Cookie"] = f"n8n-auth={self._cookie}"
+        if time.monotonic() - self._used_at > IDLE_S:
+            self._connection.close()  # the next request opens another
         try:
             self._connection.request(method, path, payload, headers)
             response = self._connection.getresponse()
             raw = response.read()
+            self._used_at = time.monotonic()
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
             raise Unreachable(

@@ -5,8 +5,12 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
+import socket
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -194,3 +198,115 @@ def test_the_script_needs_nothing_but_the_standard_library() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "remove what differs" in done.stdout
+
+
+class ClosesIdleConnections:
+    """A server that answers as n8n does, and like Node closes a connection on which nothing came for a while."""
+
+    def __init__(self, idle_s: float, answer: Callable[[str], str]) -> None:
+        self.requests: list[str] = []
+        self._idle_s, self._answer = idle_s, answer
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        connection.settimeout(self._idle_s)
+        with connection, connection.makefile("rb") as stream:
+            while True:
+                try:
+                    line = stream.readline().decode().strip()
+                    length = 0
+                    while header := stream.readline().strip():
+                        if header.lower().startswith(b"content-length:"):
+                            length = int(header.partition(b":")[2])
+                    stream.read(length)
+                except TimeoutError:
+                    return
+                if not line:
+                    return
+                request = line.rpartition(" ")[0]
+                self.requests.append(request)
+                connection.sendall(self._answer(request).encode())
+
+
+def response(status: str, body: object, *headers: str) -> str:
+    text = json.dumps(body)
+    return "\r\n".join([f"HTTP/1.1 {status}", f"Content-Length: {len(text)}", *headers, "", text])
+
+
+@pytest.fixture
+def quick_n8n(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ClosesIdleConnections]]:
+    """n8n with its five seconds, and the provisioner with its two, at a tenth."""
+    monkeypatch.setattr(provision, "IDLE_S", 0.2)
+    servers: list[ClosesIdleConnections] = []
+
+    def start(answer: Callable[[str], str]) -> ClosesIdleConnections:
+        servers.append(ClosesIdleConnections(0.5, answer))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+def ready_and_empty(request: str) -> str:
+    return response("200 OK", {"data": [], "nextCursor": None})
+
+
+def declare_nothing_but(directory: Path, url: str) -> Path:
+    """A declaration of one workflow that is live as declared."""
+    (directory / "password").write_text("p")
+    (directory / "state").mkdir()
+    (directory / "state" / "session").write_text("a-session")
+    (directory / "memory-assemble.json").write_text(json.dumps({**DECLARED, "nodes": []}))
+    return declare(directory, url=url, workflows=[str(directory / "memory-assemble.json")])
+
+
+def test_an_apply_that_waited_for_another_run_goes_on_although_n8n_has_closed_its_connection(
+    tmp_path: Path, quick_n8n: Callable[..., ClosesIdleConnections], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def answer(request: str) -> str:
+        return response("200 OK", live(nodes=[])) if "/workflows/" in request else ready_and_empty(request)
+
+    server = quick_n8n(answer)
+    config = declare_nothing_but(tmp_path, server.url)
+    with provision.only_one(provision.Config(str(config))):
+        waiting = threading.Thread(
+            target=lambda: codes.append(provision.main(["--config", str(config), "apply"]))
+        )
+        codes: list[int] = []
+        waiting.start()
+        time.sleep(1.2)  # how long the other run takes, not a wait for something
+    waiting.join()
+    assert (codes, capsys.readouterr().err) == ([0], "")
+    assert server.requests == [
+        "GET /healthz/readiness", "GET /api/v1/credentials?limit=100", "GET /api/v1/workflows/memory-assemble",
+    ]  # fmt: skip
+
+
+def test_a_login_that_was_told_to_wait_is_repeated_although_n8n_has_closed_its_connection(
+    tmp_path: Path, quick_n8n: Callable[..., ClosesIdleConnections]
+) -> None:
+    answers = [
+        response("429 Too Many Requests", {}, "Retry-After: 1"),
+        response("200 OK", {}, "Set-Cookie: n8n-auth=another-session; Path=/"),
+        response("200 OK", {"id": "w"}),
+    ]
+    server = quick_n8n(lambda _: answers.pop(0))
+    config = declare_nothing_but(tmp_path, server.url)
+    (tmp_path / "state" / "session").unlink()
+    n8n_client = provision.N8n(provision.Config(str(config)))
+    assert n8n_client.workflow("w") == {"id": "w"}
+    assert server.requests == ["POST /rest/login", "POST /rest/login", "GET /api/v1/workflows/w"]
