@@ -21,10 +21,11 @@ PROVISIONER: Final = f"{names.SCRIPTS_DIR}/n8n.py"
 
 @dataclass(frozen=True)
 class Export:
-    """Workflows as they are live, and those that no file declares (id -> name)."""
+    """Workflows as they are live, those that no file declares (id -> name), and those whose nodes have groups."""
 
     workflows: Mapping[str, n8n.Workflow]
     undeclared: Mapping[str, str]
+    grouped: Sequence[str] = ()
 
 
 def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -44,9 +45,10 @@ def parse_export(text: str) -> Export:
         document = json.loads(text)
         workflows = {str(key): dict(value) for key, value in document["workflows"].items()}
         undeclared = {str(one["id"]): str(one["name"]) for one in document["undeclared"]}
+        grouped = tuple(str(identity) for identity in document.get("grouped", ()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DrillError(f"{PROVISIONER} on the host printed no export ({error}); deploy first") from None
-    return Export(workflows, undeclared)
+    return Export(workflows, undeclared, grouped)
 
 
 def merge(live: n8n.Workflow, template: n8n.Workflow | None, values: Mapping[str, n8n.Json]) -> n8n.Workflow:
@@ -106,6 +108,10 @@ def write_back(
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")
             said.append(f"wrote {name}")
+    said += [
+        f"left out: the groups of nodes of {identity}; a deploy removes them and keeps their nodes"
+        for identity in export.grouped
+    ]
     pinned = json.loads(node_types.read_text(encoding="utf-8"))
     types = new_node_types(list(export.workflows.values()), pinned["types"])
     if types != pinned["types"]:

@@ -11,7 +11,8 @@ Runs on the host with the standard library only.
 How it works with n8n 2.41:
 - Public API (/api/v1) and internal API (/rest) take the owner's session cookie. Logins are limited to five a minute,
   so the cookie is kept in a file that only root reads.
-- Only the internal API creates a workflow with an id of our choice; the public API updates, publishes and reads.
+- Only the internal API creates a workflow with an id of our choice and sets every setting; the public API updates the
+  rest, publishes and reads.
   An update of a published workflow is published in the same call and no webhook request fails meanwhile, whereas
   `n8n import:workflow` deactivates it for half a minute.
 - n8n never returns a credential's value. What was last applied is remembered as a salted hash beside the time at
@@ -299,7 +300,7 @@ def field_differences(path: str, declared: Json, live: Json) -> Iterator[str]:
 
 
 def content_differences(declared: Object, live: Object) -> Iterator[str]:
-    """What in name, nodes, connections and settings of a live workflow is not as declared."""
+    """What in name, nodes, their groups, connections and settings of a live workflow is not as declared."""
     if declared["name"] != live.get("name"):
         yield f"name differs, declared {shown(declared['name'])}"
     wanted = {str(node.get("id")): node for node in as_objects(declared["nodes"])}
@@ -315,6 +316,9 @@ def content_differences(declared: Object, live: Object) -> Iterator[str]:
         yield f"{extra} node{'s' if extra > 1 else ''} added by hand"
     if list(wanted) != list(found) and wanted.keys() == found.keys():
         yield "the nodes are in another order"
+    groups = len(as_objects(live.get("nodeGroups")))
+    if groups:
+        yield f"{groups} group{'s' if groups > 1 else ''} of nodes made by hand"
     yield from field_differences("connections", declared["connections"], live.get("connections"))
     yield from field_differences("settings", declared["settings"], live.get("settings"))
 
@@ -453,8 +457,16 @@ def apply_workflow(n8n: N8n, workflow: Object, live: Object | None) -> None:
         if live.get("isArchived"):
             n8n.change(f"unarchiving {what}", "POST", f"{path}/unarchive", {})
         if any(content_differences(workflow, live)):
-            # Publishes at once when the workflow is published: webhooks go on answering, old version or new.
-            n8n.change(f"changing {what}", "PUT", f"{path}?publishIfActive=true", body)
+            if any(field_differences("settings", workflow["settings"], live.get("settings"))):
+                replace_settings(n8n, what, identity, as_object(workflow["settings"]), live)
+            # Publishes at once when the workflow is published: webhooks go on answering, old version or new. Groups
+            # that are not sent are kept, and n8n refuses to remove a node that is in one.
+            n8n.change(
+                f"changing {what}",
+                "PUT",
+                f"{path}?publishIfActive=true",
+                {**body, "settings": {}, "nodeGroups": []},
+            )
     live = n8n.workflow(identity) or {}
     if not live.get("active") or live.get("activeVersionId") != live.get("versionId"):
         n8n.change(f"publishing {what}", "POST", f"{path}/publish", {})
@@ -464,6 +476,19 @@ def apply_workflow(n8n: N8n, workflow: Object, live: Object | None) -> None:
         raise ProvisionError(
             f"{what} was written, but n8n still says: {left[0]}; is somebody editing it right now?"
         )
+
+
+def replace_settings(n8n: N8n, what: str, identity: str, settings: Object, live: Object) -> None:
+    """Makes the settings of a workflow exactly these, although n8n adds what it is sent to what it has.
+
+    Only where nothing is set does it take settings as they are, so one that is not declared (the editor's dialog saves
+    three of them) is removed by setting nothing first. Calls that come between the two are answered, with n8n's
+    defaults; a run killed between the two is finished by the next. The public API would drop ``binaryMode``.
+    """
+    path = f"/rest/workflows/{urllib.parse.quote(identity, safe='')}"
+    if as_object(live.get("settings")).keys() - settings.keys():
+        n8n.change(f"clearing the settings of {what}", "PATCH", path, {"settings": None})
+    n8n.change(f"changing the settings of {what}", "PATCH", path, {"settings": settings})
 
 
 def wait_published(n8n: N8n, identity: str, what: str) -> None:
@@ -579,18 +604,21 @@ def command_export(config: Config, wanted: list[str]) -> int:
     n8n = N8n(config)
     declared = [str(workflow["id"]) for workflow in config.workflows()]
     exported: Object = {}
+    grouped: list[Json] = []
     for identity in wanted or declared:
         live = n8n.workflow(identity)
         if live is None and wanted:
             raise ProvisionError(f"there is no workflow {identity}")
         if live is not None:
             exported[identity] = {key: live.get(key) for key in ("id", *WORKFLOW_KEYS)}
+            if live.get("nodeGroups"):
+                grouped.append(identity)
     others: list[Json] = [
         {"id": one["id"], "name": one["name"]}
         for one in n8n.pages("/api/v1/workflows")
         if one["id"] not in declared and not one.get("isArchived")
     ]
-    print(json.dumps({"workflows": exported, "undeclared": others}, ensure_ascii=False))
+    print(json.dumps({"workflows": exported, "undeclared": others, "grouped": grouped}, ensure_ascii=False))
     return 0
 
 

@@ -467,6 +467,100 @@ def test_an_edit_is_exported_as_a_file_that_keeps_its_placeholders(server: Dropl
     server.apply()
 
 
+SAVED_BY_THE_DIALOG: dict[str, desired.Json] = {
+    "timeSavedMode": "fixed", "binaryMode": "separate", "availableInMCP": False,
+}  # fmt: skip
+
+
+def settings_of(server: Droplet, workflow: str) -> dict[str, desired.Json]:
+    settings = server.live(workflow)["settings"]
+    assert isinstance(settings, dict)
+    return settings
+
+
+def test_settings_that_the_editor_adds_are_named_and_removed_without_a_failed_call(server: Droplet) -> None:
+    """Its dialog saves what it shows, and three settings that nobody chose are among that."""
+    declared = settings_of(server, "memory-assemble")
+    body = {"settings": {**declared, "executionTimeout": 7, **SAVED_BY_THE_DIALOG}}
+    server.person("PATCH", "/rest/workflows/memory-assemble", body)
+    assert settings_of(server, "memory-assemble") == body["settings"]
+    expected = [
+        'workflow "memory-assemble": settings.executionTimeout is 7, declared 5',
+        *(
+            f'workflow "memory-assemble": settings.{key} is set, but not declared'
+            for key in SAVED_BY_THE_DIALOG
+        ),
+    ]
+    assert sorted(server.plan()) == sorted(expected)
+    with Caller(server) as caller:
+        assert len(server.apply()) == 4
+    assert caller.failures == []
+    assert settings_of(server, "memory-assemble") == declared
+    assert server.plan() == []
+    print(f"{caller.answers} calls while the settings were repaired, none failed")
+
+
+def test_a_run_killed_between_clearing_and_setting_the_settings_is_finished_by_the_next(
+    server: Droplet,
+) -> None:
+    declared = settings_of(server, "memory-assemble")
+    server.person("PATCH", "/rest/workflows/memory-assemble", {"settings": None})
+    assert len(server.plan()) == 1
+    with Caller(server) as caller:
+        server.apply()
+    assert caller.failures == []
+    assert settings_of(server, "memory-assemble") == declared
+
+
+@pytest.mark.parametrize("also_delete", [False, True])
+def test_every_setting_that_the_editor_saves_can_be_declared(server: Droplet, also_delete: bool) -> None:
+    """So an export of such a workflow is the same on another droplet, where it is created."""
+    path = server.directory / "workflows" / "memory-alerts.json"
+    declared = path.read_text()
+    workflow = json.loads(declared)
+    workflow["settings"] |= SAVED_BY_THE_DIALOG
+    path.write_text(json.dumps(workflow))
+    try:
+        if also_delete:
+            delete(server, "memory-alerts")
+        server.apply()
+        assert server.plan() == []
+        assert settings_of(server, "memory-alerts") == workflow["settings"]
+    finally:
+        path.write_text(declared)
+        server.apply()
+
+
+@pytest.mark.parametrize("new_node", [True, False])
+def test_a_group_of_nodes_is_named_and_removed_with_what_was_added_to_it(
+    server: Droplet, new_node: bool
+) -> None:
+    live = server.live("memory-assemble")
+    nodes = live["nodes"]
+    assert isinstance(nodes, list)
+    members: list[desired.Json] = ["respond-refused"]
+    if new_node:
+        members = ["added"]
+        nodes.append(
+            {"id": "added", "name": "Added", "type": "n8n-nodes-base.noOp", "typeVersion": 1, "position": [0, 400],
+             "parameters": {}}
+        )  # fmt: skip
+    group = {"id": "g", "name": "sk-pasted-by-somebody", "nodeIds": members}
+    body = {**{key: live[key] for key in ("name", "nodes", "connections", "settings")}, "nodeGroups": [group]}
+    server.person("PUT", "/api/v1/workflows/memory-assemble?publishIfActive=true", body)
+    wait_for(
+        lambda: (now := server.live("memory-assemble"))["versionId"] == now["activeVersionId"],
+        10,
+    )
+    expected = ["1 node added by hand"] * new_node + ["1 group of nodes made by hand"]
+    assert server.plan() == [f'workflow "memory-assemble": {text}' for text in expected]
+    exported = json.loads(server.provision("export", "memory-assemble").stdout)
+    assert exported["grouped"] == ["memory-assemble"]
+    with Caller(server) as caller:
+        server.apply()
+    assert caller.failures == []
+
+
 # ---- load and restarts ---------------------------------------------------------------------------------------------
 
 

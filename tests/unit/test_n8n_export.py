@@ -79,6 +79,13 @@ def test_a_workflow_without_a_file_gets_one_named_after_its_id(files: Path) -> N
     assert json.loads((files / "workflows" / "mine.json").read_text()) == workflow
 
 
+def test_groups_of_nodes_are_said_to_be_left_out(files: Path) -> None:
+    export = n8n_export.Export({}, {}, grouped=("memory-assemble",))
+    assert n8n_export.write_back(export, VALUES, files / "workflows", files / "node_types.json") == [
+        "left out: the groups of nodes of memory-assemble; a deploy removes them and keeps their nodes"
+    ]
+
+
 def test_what_is_no_export_is_one_sentence() -> None:
     with pytest.raises(DrillError, match="printed no export"):
         n8n_export.parse_export("<html>")
@@ -86,3 +93,5 @@ def test_what_is_no_export_is_one_sentence() -> None:
         '{"workflows": {"a": {"id": "a"}}, "undeclared": [{"id": "b", "name": "B"}]}'
     )
     assert parsed == n8n_export.Export({"a": {"id": "a"}}, {"b": "B"})
+    parsed = n8n_export.parse_export('{"workflows": {}, "undeclared": [], "grouped": ["a"]}')
+    assert parsed == n8n_export.Export({}, {}, ("a",))

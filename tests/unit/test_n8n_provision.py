@@ -73,6 +73,8 @@ def edited(change: str) -> dict[str, Any]:
             found["connections"]["Webhook"]["main"] = []
         case "setting":
             found["settings"]["timezone"] = "Asia/Tokyo"
+        case "grouped":
+            found["nodeGroups"] = [{"id": "g", "name": "sk-very-secret", "nodeIds": ["respond"]}]
         case "name":
             found["name"] = "mine"
     return found
@@ -94,6 +96,7 @@ def edited(change: str) -> dict[str, Any]:
         (edited("removed node"), ['node "Respond" is missing']),
         (edited("added nodes"), ["2 nodes added by hand"]),
         (edited("reordered"), ["the nodes are in another order"]),
+        (edited("grouped"), ["1 group of nodes made by hand"]),
         (edited("connection"), ['connections.Webhook.main differs, declared [[{"node": "Assemble", "type": "main", "index": 0}]]']),
         (edited("setting"), ['settings.timezone differs, declared "UTC"']),
         (edited("name"), ['name differs, declared "memory-assemble"']),
