@@ -658,6 +658,34 @@ def test_no_token_and_no_conversation_stays_in_logs_files_or_executions(server: 
                 assert word.encode() not in text, f"{word} in {path.name}"
 
 
+def test_an_alert_that_cannot_be_forwarded_leaves_no_token_and_is_recorded_as_a_failure(
+    server: Droplet,
+) -> None:
+    directory = server.directory / "workflows"
+    declared = {
+        path: path.read_text()
+        for path in (directory / "memory-alerts.json", directory / "memory-errors.json")
+    }
+    for path, text in declared.items():
+        workflow = json.loads(text)
+        for node in workflow["nodes"]:
+            if node["id"] == "forward":
+                node["disabled"] = False
+                node["parameters"]["url"] = "http://127.0.0.1:9/"
+        path.write_text(json.dumps(workflow))
+    try:
+        server.apply()
+        assert server.webhook("alerts", {"message": "an alert that nobody takes"}).status == 202
+        failure = "SELECT 1 FROM alerts.event WHERE source = 'n8n' AND name = 'memory-alerts'"
+        wait_for(lambda: sql(server, failure) != [], 20)
+    finally:
+        for path, text in declared.items():
+            path.write_text(text)
+        server.apply()
+    kept = f"SELECT 1 FROM n8n.execution_data WHERE data LIKE '%{WEBHOOK_TOKEN}%'"
+    wait_for(lambda: sql(server, kept) == [], 150)
+
+
 def test_what_the_provisioner_keeps_is_for_root_only(server: Droplet) -> None:
     state = server.directory / "provisioner-state"
     assert state.stat().st_mode & 0o777 == 0o700

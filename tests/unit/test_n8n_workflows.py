@@ -76,6 +76,17 @@ def test_the_hot_path_has_no_expression_and_keeps_nothing(
     assert settings["saveDataSuccessExecution"] == settings["saveDataErrorExecution"] == "none"
 
 
+def test_no_workflow_that_a_webhook_starts_keeps_an_execution(workflows: dict[str, n8n.Workflow]) -> None:
+    """Its data begin with the headers of the call, and so with the caller's token."""
+    started = [one for one in workflows.values() if "n8n-nodes-base.webhook" in json.dumps(one)]
+    assert len(started) == 3
+    for workflow in started:
+        settings = workflow["settings"]
+        assert isinstance(settings, dict)
+        assert settings["saveDataSuccessExecution"] == settings["saveDataErrorExecution"] == "none"
+        assert settings["saveManualExecutions"] is settings["saveExecutionProgress"] is False
+
+
 def test_the_pinned_image_is_the_version_whose_node_types_are_listed() -> None:
     pin = tomllib.loads((PROJECT / "images.toml").read_text())["n8n"]["tag"]
     assert json.loads(n8n.NODE_TYPES.read_text())["n8n"] == pin
