@@ -232,6 +232,31 @@ def test_an_alert_is_recorded_once_and_its_repetitions_are_counted(server: Dropl
     assert rows == [("n8n memory-assemble", "down", "timeout of 3000ms exceeded", 1)]
 
 
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        (r"a\u0000b", "a\N{REPLACEMENT CHARACTER}b"),
+        (r"half \ud83d of a pair", "half \N{REPLACEMENT CHARACTER} of a pair"),
+        (r"other half \ude00", "other half \N{REPLACEMENT CHARACTER}"),
+        (r"whole \ud83d\ude00", "whole \N{GRINNING FACE}"),
+        (r"C:\\u0000 and \\ud83d are text, so is \\\\", r"C:\u0000 and \ud83d are text, so is \\"),
+        (r"\\\u0000 \"quoted\"\n", '\\\N{REPLACEMENT CHARACTER} "quoted"\n'),
+    ],
+)
+def test_an_alert_with_characters_that_postgres_cannot_keep_is_recorded_without_them(
+    server: Droplet, sent: str, kept: str
+) -> None:
+    """It could be sent again for ever; a key of the body is treated as its values are."""
+    body = f'{{"message": "{sent}", "status": "odd", "key {sent}": ["{sent}"]}}'.encode()
+    answer = server.webhook("alerts", body)
+    assert answer.status == 202, answer
+    ((message, payload),) = sql(
+        server, f"SELECT message, payload FROM alerts.event WHERE id = {answer.json()['id']}"
+    )
+    assert message == kept
+    assert payload == {"message": kept, "status": "odd", f"key {kept}": [kept]}
+
+
 def test_what_is_no_alert_is_refused(server: Droplet) -> None:
     answer = server.webhook("alerts", {"nothing": "in here"})
     assert (answer.status, code(answer)) == (422, "not_an_alert")
@@ -278,6 +303,35 @@ def test_the_schedule_fires_and_its_failure_reaches_the_error_workflow(
     )
     assert (source, status) == ("n8n", "error")
     assert message
+
+
+def test_a_failure_whose_text_is_cut_amid_a_character_reaches_the_error_workflow(
+    server: Droplet, service: MemoryDouble
+) -> None:
+    """The text is what a node threw, so what an upstream said; it is kept up to a length."""
+    path = server.directory / "workflows" / "memory-nightly-cleanup.json"
+    declared = path.read_text()
+    workflow = json.loads(declared)
+    text = "x" * 199 + "\N{GRINNING FACE}" + "\0" * 3
+    for node in workflow["nodes"]:
+        if node["type"] == "n8n-nodes-base.scheduleTrigger":
+            node["parameters"] = {
+                "rule": {"interval": [{"field": "cronExpression", "expression": "*/2 * * * * *"}]}
+            }
+        elif node["id"] == "service":
+            stop: dict[str, object] = {"errorMessage": text}
+            for key in ("credentials", "onError"):
+                node.pop(key, None)
+            node |= {"type": "n8n-nodes-base.stopAndError", "typeVersion": 1, "parameters": stop}
+    path.write_text(json.dumps(workflow))
+    kept = "SELECT message FROM alerts.event WHERE message LIKE 'xxx%'"
+    try:
+        server.apply()
+        wait_for(lambda: sql(server, kept) != [], 20)
+    finally:
+        path.write_text(declared)
+        server.apply()
+    assert sql(server, kept)[0] == ("x" * 199 + "\N{REPLACEMENT CHARACTER}",)
 
 
 def test_n8n_cannot_read_the_memories_of_the_service(server: Droplet) -> None:
