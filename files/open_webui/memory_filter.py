@@ -31,7 +31,9 @@ log = logging.getLogger("memory_filter")
 log.setLevel(logging.INFO)
 
 METADATA_KEY = "memory_droplet"  # what inlet leaves in the metadata that outlet receives
-TEMPORARY_CHAT_PREFIX = "local:"  # Open WebUI's chat id of a temporary chat
+# Open WebUI's ids of chats that it does not save (utils/chat_id.py in 0.12.4; "local:" is the older spelling).
+TEMPORARY_CHATS = ("temporary:", "local:")
+CHANNELS = "channel:"
 MAX_QUERY_CHARS = 4_000
 MAX_TEXT_CHARS = 100_000
 MAX_ANSWER_BYTES = 2 * 1024 * 1024
@@ -287,7 +289,9 @@ class Filter:
         if any(fnmatchcase(model, pattern) for pattern in patterns):
             return False
         chat_id = str(metadata.get("chat_id") or body.get("chat_id") or "")
-        return not (valves.skip_temporary_chats and chat_id.startswith(TEMPORARY_CHAT_PREFIX))
+        if chat_id.startswith(CHANNELS):
+            return False  # everybody in the channel reads the answer: no valve may put one person's memory there
+        return not (valves.skip_temporary_chats and chat_id.startswith(TEMPORARY_CHATS))
 
     # -- recall ---------------------------------------------------------------------------------------
 
@@ -428,7 +432,7 @@ class Filter:
         """For a chat that the server does not save, the messages that go on to the client are the prompt's:
         take the memory out of them. Saved chats never contain it."""
         chat_id = str((metadata or {}).get("chat_id") or body.get("chat_id") or "")
-        if chat_id and not chat_id.startswith(TEMPORARY_CHAT_PREFIX):
+        if chat_id and not chat_id.startswith((*TEMPORARY_CHATS, CHANNELS)):
             return
         for message in body.get("messages") or []:
             if isinstance(message, dict) and isinstance(message.get("content"), str):

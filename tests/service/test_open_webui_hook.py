@@ -356,13 +356,60 @@ def test_two_tabs_on_the_same_chat_give_two_turns(server: OpenWebui, tokens: lis
 # -- what is left alone ---------------------------------------------------------------------------
 
 
-def test_a_temporary_chat_neither_recalls_nor_remembers(server: OpenWebui, tokens: list[str]) -> None:
-    body = {"chat_id": "local:abc", "id": "m-1", "session_id": "abc"}
-    answer = complete(server, tokens[0], "My favourite colour is teal.", **body)
-    assert answer.status == 200
-    assert server.webhook.assembled == []
+@pytest.mark.parametrize("prefix", ["temporary", "local"])
+def test_a_temporary_chat_neither_recalls_nor_remembers(
+    server: OpenWebui, tokens: list[str], prompts: Prompts, prefix: str
+) -> None:
+    """The page of 0.12.4 calls it ``temporary:`` and its session, older ones ``local:``."""
+    complete(server, tokens[0], "My favourite colour is teal.")
+    written(server, 1)
+    asked = len(server.webhook.assembled)
+    body = {"chat_id": f"{prefix}:abc", "id": "m-1", "session_id": "abc", "stream": True}
+    prompts.clear()
+    assert complete(server, tokens[0], "What is my favourite colour?", **body).status == 200
+    wait_until("the model to be asked", lambda: prompts)
+    assert "user_memory" not in str(prompts[-1]) and len(server.webhook.assembled) == asked
     complete(server, tokens[0], "This one counts.")
-    assert written(server, 1)[0]["conversation"][0]["content"] == "This one counts."
+    assert written(server, 2)[1]["conversation"][0]["content"] == "This one counts."
+
+
+def test_a_mention_in_a_channel_neither_recalls_nor_remembers(
+    server: OpenWebui, tokens: list[str], prompts: Prompts
+) -> None:
+    """Everybody in a channel reads the answer, and the question carries the name of who asked."""
+    complete(server, tokens[0], "My favourite colour is teal.")
+    written(server, 1)
+    admin = server.sign_in("admin@example.test", server.secret("admin_password"))
+    config = http("GET", f"{server.url}/api/v1/auths/admin/config", token=admin).json
+    switch = f"{server.url}/api/v1/auths/admin/config"
+    assert http("POST", switch, {**config, "ENABLE_CHANNELS": True}, admin).status == 200
+    try:
+        everybody = [
+            {"principal_type": "user", "principal_id": "*", "permission": p} for p in ("read", "write")
+        ]
+        made = http(
+            "POST",
+            f"{server.url}/api/v1/channels/create",
+            {"name": "all", "access_grants": everybody},
+            admin,
+        )
+        assert made.status == 200, made.text
+        asked = len(server.webhook.assembled)
+        prompts.clear()
+        posted = http(
+            "POST",
+            f"{server.url}/api/v1/channels/{made.json['id']}/messages/post",
+            {"content": f"<@M:{MODEL}|{MODEL}> What is my favourite colour?"},
+            tokens[0],
+        )
+        assert posted.status == 200, posted.text
+        wait_until("the model to be asked", lambda: prompts)
+        assert "favourite colour" in str(prompts[-1]) and "user_memory" not in str(prompts[-1])
+        assert len(server.webhook.assembled) == asked
+        complete(server, tokens[0], "This one counts.")
+        assert written(server, 2)[1]["conversation"][0]["content"] == "This one counts."
+    finally:
+        assert http("POST", switch, config, admin).status == 200
 
 
 def test_a_user_who_opts_out_is_left_alone_and_others_are_not(server: OpenWebui, tokens: list[str]) -> None:

@@ -189,7 +189,10 @@ def test_a_turn_that_nobody_took_for_a_week_is_given_up(tmp_path: Path) -> None:
         ({"model": "m"}, {"task": "title_generation"}, USER, False),
         ({"model": "monitoring"}, {}, USER, False),
         ({"model": "monitoring-eu"}, {}, USER, False),
+        ({"model": "m"}, {"chat_id": "temporary:1"}, USER, False),
         ({"model": "m"}, {"chat_id": "local:1"}, USER, False),
+        ({"model": "m"}, {"chat_id": "channel:1"}, USER, False),
+        ({"model": "m", "chat_id": "channel:1"}, {}, USER, False),
         ({"model": "m"}, {}, {**USER, "valves": {"enabled": False}}, False),
         ({"model": "m"}, {}, {}, False),
         ({"model": "m"}, {}, None, False),
@@ -201,7 +204,18 @@ def test_which_turns_are_ours(body: Any, metadata: Any, user: Any, expected: boo
     assert hook._applies(hook.valves, body, user, metadata) is expected
 
 
-def test_temporary_chats_can_be_remembered_by_a_valve() -> None:
+def test_temporary_chats_can_be_remembered_by_a_valve_and_channels_cannot() -> None:
     hook = memory_filter.Filter()
     hook.valves.skip_temporary_chats = False
-    assert hook._applies(hook.valves, {"model": "m"}, USER, {"chat_id": "local:1"})
+    for chat_id, expected in (("temporary:1", True), ("local:1", True), ("channel:1", False)):
+        assert hook._applies(hook.valves, {"model": "m"}, USER, {"chat_id": chat_id}) is expected
+
+
+@pytest.mark.parametrize("chat_id", ["", "temporary:1", "local:1", "channel:1"])
+def test_a_chat_that_is_not_saved_returns_to_its_client_without_memory(chat_id: str) -> None:
+    hook = memory_filter.Filter()
+    hook.valves.enabled = False
+    block = memory_filter.fenced("recall", NONCE, "- pet: cat")
+    body = {"chat_id": chat_id, "messages": [{"role": "user", "content": f"hi\n\n{block}"}]}
+    asyncio.run(hook.outlet(body, USER, {"chat_id": chat_id}))
+    assert body["messages"] == [{"role": "user", "content": "hi"}]
