@@ -6,7 +6,10 @@ import asyncio
 import importlib.util
 import json
 import re
+import threading
 import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +17,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from memory_service.settings import Settings
+from memory_service.writing import MESSAGE_CHARACTERS
 
 PROJECT = Path(__file__).parents[2]
 SOURCE = PROJECT / "files" / "open_webui" / "memory_filter.py"
@@ -139,6 +145,99 @@ def test_a_disk_that_takes_nothing_still_lets_the_turn_be_sent_once() -> None:
 
     asyncio.run(turn())
     assert [body["response"] for body in sent] == ["hello"]
+
+
+class Taken(HTTPServer):
+    """Takes every writeback and keeps its bytes."""
+
+    bodies: list[bytes]
+    kinds: list[str | None]
+
+
+class _TakenHandler(BaseHTTPRequestHandler):
+    server: Taken
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Silent."""
+
+    def do_POST(self) -> None:
+        self.server.kinds.append(self.headers["Content-Type"])
+        self.server.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'{"success": true}')
+
+
+@pytest.fixture
+def taken() -> Iterator[Taken]:
+    server = Taken(("127.0.0.1", 0), _TakenHandler)
+    server.bodies, server.kinds = [], []
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def hooked(spool: Path, **valves: Any) -> Any:
+    """A filter with that spool and those valves."""
+    hook = memory_filter.Filter()
+    hook.valves = hook.Valves(spool_dir=str(spool), token="t", **valves)
+    return hook
+
+
+def turn_of(question: str, answer: str, message_id: str = "m1") -> dict[str, Any]:
+    """What the server hands to the outlet after an answer."""
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return {"model": "m", "messages": messages, "chat_id": "c", "id": message_id}
+
+
+@pytest.mark.parametrize(
+    "letter", ["я", "語", "🙂", '"', "\n", "\x00", "\x01", "\x0b", "\x7f", "\u2028", "\ud800"]
+)
+def test_a_turn_of_the_longest_texts_fits_into_what_the_memory_service_takes(
+    tmp_path: Path, taken: Taken, letter: str
+) -> None:
+    text = f"a{letter * 150_000}b"
+
+    async def turn() -> None:
+        hook = hooked(tmp_path / "spool", writeback_url=f"http://127.0.0.1:{taken.server_port}/")
+        await hook.outlet(turn_of(text, text), USER, {})
+        await settled(hook)
+
+    asyncio.run(turn())
+    (body,) = taken.bodies
+    assert len(body) <= Settings.model_fields["max_body_bytes"].default
+    assert taken.kinds == ["application/json"]
+    sent = json.loads(body.decode())
+    assert sent["response"] == sent["conversation"][0]["content"] and sent["response"].startswith("a")
+    if letter in "я語🙂":
+        assert sent["response"] == text[:MESSAGE_CHARACTERS]
+
+
+async def settled(hook: Any) -> None:
+    """Wait until the filter has nothing under way."""
+    deadline = time.monotonic() + 20
+    while hook._tasks:
+        assert time.monotonic() < deadline, "the filter does not come to rest"
+        await asyncio.sleep(0.01)
+
+
+def test_a_long_text_is_cut_between_words() -> None:
+    limit = memory_filter.MAX_TEXT_CHARS
+    text = "word " * (limit // 5 - 1) + "password-hunter2" * 20
+    assert memory_filter.shortened(text).endswith("word") and len(memory_filter.shortened(text)) < limit
+    assert memory_filter.shortened("語" * (limit + 1)) == "語" * limit
+    assert memory_filter.shortened("word " * 3) == "word " * 3
+
+
+def test_a_block_behind_a_long_question_is_no_part_of_it() -> None:
+    """The limit would cut the block in two, and half a block cannot be told from what the user wrote."""
+    hook = memory_filter.Filter()
+    question = "w" * (memory_filter.MAX_TEXT_CHARS - 10)
+    block = memory_filter.fenced("recall", NONCE, "- pet: cat")
+    assert hook._own_words(f"{question}\n\n{block}", {}) == question
 
 
 def test_a_spool_keeps_the_newest_within_its_limits(tmp_path: Path) -> None:
