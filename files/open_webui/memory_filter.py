@@ -41,6 +41,7 @@ MAX_TEXT_CHARS = 32_000
 LONGEST_WORD = 300  # a cut falls between words unless one is longer: half a password is not known as one
 MAX_ANSWER_BYTES = 2 * 1024 * 1024
 SEND_AT_ONCE = 4  # writebacks under way at the same time
+DISK_WAIT_S = 0.5  # of an answer for its turn's file
 RETRY_FIRST_S = 2.0
 RETRY_LAST_S = 120.0
 REFUSED_FOR_GOOD = frozenset({400, 413, 422})  # the body itself is at fault: sending it again cannot help
@@ -407,28 +408,24 @@ class Filter:
             "user_message_id": str(metadata.get("user_message_id") or question.get("id") or ""),
             "session_id": str(body.get("session_id") or metadata.get("session_id") or ""),
         }
-        payload = as_json(turn)
-        write = asyncio.create_task(
-            asyncio.to_thread(
-                Spool(valves.spool_dir).add,
-                f"{user['id']}\n{chat_id}\n{message_id}",
-                payload,
-                valves.spool_max_files,
-                valves.spool_max_mb * 1024 * 1024,
-            )
-        )
-        self._keep(write)
-        # A slow disk delays nobody: the write goes on behind the answer.
-        done, _ = await asyncio.wait({write}, timeout=0.5)
-        if done:
-            try:
-                dropped = write.result()
-            except OSError as error:
-                log.warning("writeback: spool not writable (%s), sending once without it", type(error).__name__)
-                self._keep(asyncio.create_task(self._send_unspooled(valves, payload)))
-                return
-            if dropped:
-                log.warning("writeback: spool full, gave up the %d oldest turns", dropped)
+        handing = asyncio.create_task(self._hand_over(valves, f"{user['id']}\n{chat_id}\n{message_id}", as_json(turn)))
+        self._keep(handing)
+        # The usual write takes a moment, and a turn on disk survives whatever comes. A slow disk delays nobody,
+        # and whoever cancels this wait does not cancel the write.
+        await asyncio.wait({handing}, timeout=DISK_WAIT_S)
+
+    async def _hand_over(self, valves, key, payload):
+        """Put a turn on disk and wake whoever sends it, however long the disk takes."""
+        spool = Spool(valves.spool_dir)
+        limits = valves.spool_max_files, valves.spool_max_mb * 1024 * 1024
+        try:
+            dropped = await asyncio.to_thread(spool.add, key, payload, *limits)
+        except OSError as error:
+            log.warning("writeback: spool not writable (%s), sending once without it", type(error).__name__)
+            self._keep(asyncio.create_task(self._send_unspooled(valves, payload)))
+            return
+        if dropped:
+            log.warning("writeback: spool full, gave up the %d oldest turns", dropped)
         self._start_drainer(valves)
 
     def _own_words(self, text, metadata):

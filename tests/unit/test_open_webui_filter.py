@@ -102,6 +102,14 @@ def test_a_context_is_split_into_what_is_stable_and_what_is_not() -> None:
     assert memory_filter.split_context("") == ("", "")
 
 
+async def settled(hook: Any) -> None:
+    """Wait until the filter has nothing under way."""
+    deadline = time.monotonic() + 20
+    while hook._tasks:
+        assert time.monotonic() < deadline, "the filter does not come to rest"
+        await asyncio.sleep(0.01)
+
+
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(),
@@ -141,7 +149,7 @@ def test_a_disk_that_takes_nothing_still_lets_the_turn_be_sent_once() -> None:
         hook._post = post
         messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
         await hook.outlet({"model": "m", "messages": messages, "chat_id": "c", "id": "m1"}, USER, {})
-        await asyncio.gather(*hook._tasks)
+        await settled(hook)
 
     asyncio.run(turn())
     assert [body["response"] for body in sent] == ["hello"]
@@ -216,14 +224,6 @@ def test_a_turn_of_the_longest_texts_fits_into_what_the_memory_service_takes(
         assert sent["response"] == text[:MESSAGE_CHARACTERS]
 
 
-async def settled(hook: Any) -> None:
-    """Wait until the filter has nothing under way."""
-    deadline = time.monotonic() + 20
-    while hook._tasks:
-        assert time.monotonic() < deadline, "the filter does not come to rest"
-        await asyncio.sleep(0.01)
-
-
 def test_a_long_text_is_cut_between_words() -> None:
     limit = memory_filter.MAX_TEXT_CHARS
     text = "word " * (limit // 5 - 1) + "password-hunter2" * 20
@@ -238,6 +238,48 @@ def test_a_block_behind_a_long_question_is_no_part_of_it() -> None:
     question = "w" * (memory_filter.MAX_TEXT_CHARS - 10)
     block = memory_filter.fenced("recall", NONCE, "- pet: cat")
     assert hook._own_words(f"{question}\n\n{block}", {}) == question
+
+
+class SlowDisk:
+    """An fsync that takes until it is released, and then fails if it is told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+        self.released = threading.Event()
+        self.fails = fails
+        monkeypatch.setattr(memory_filter.os, "fsync", self.fsync)
+        monkeypatch.setattr(memory_filter, "DISK_WAIT_S", 0.05)
+
+    def fsync(self, descriptor: int) -> None:
+        self.released.wait(20)
+        if self.fails:
+            raise OSError(5, "Input/output error")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_a_slow_disk_delays_no_answer_and_strands_no_turn(
+    tmp_path: Path, taken: Taken, monkeypatch: pytest.MonkeyPatch, fails: bool, cancelled: bool
+) -> None:
+    """Whether the late write succeeds or fails, and whether the request is still there or not."""
+    disk = SlowDisk(monkeypatch, fails)
+
+    async def turn() -> None:
+        hook = hooked(tmp_path / "spool", writeback_url=f"http://127.0.0.1:{taken.server_port}/")
+        answering = asyncio.create_task(hook.outlet(turn_of("hi", "hello"), USER, {}))
+        if cancelled:
+            await asyncio.sleep(0.01)
+            answering.cancel()
+        await asyncio.wait({answering}, timeout=10)
+        assert answering.done() and answering.cancelled() is cancelled
+        while len(hook._tasks) > 1:  # whoever looks for turns has looked before this one is there
+            await asyncio.sleep(0.01)
+        assert taken.bodies == []
+        disk.released.set()
+        await settled(hook)
+
+    asyncio.run(turn())
+    assert [json.loads(body)["response"] for body in taken.bodies] == ["hello"]
+    assert list((tmp_path / "spool").glob("*.json")) == []
 
 
 def test_a_spool_keeps_the_newest_within_its_limits(tmp_path: Path) -> None:
