@@ -177,9 +177,13 @@ class Spool:
         self.folder = Path(folder)
 
     def add(self, key, body, max_files, max_bytes):
-        """Store one turn; a turn with the same key replaces itself. Returns how many old ones gave way."""
+        """Store one turn. Returns how many old ones gave way.
+
+        The key is everything that makes the turn this one, so that a file never changes its meaning: the same
+        turn once more is the same file, whoever may be sending it.
+        """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        name = hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()[:40] + ".json"
+        name = hashlib.sha256(key).hexdigest()[:40] + ".json"
         aside = self.folder / f".{uuid.uuid4().hex}.tmp"
         descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
@@ -408,7 +412,10 @@ class Filter:
             "user_message_id": str(metadata.get("user_message_id") or question.get("id") or ""),
             "session_id": str(body.get("session_id") or metadata.get("session_id") or ""),
         }
-        handing = asyncio.create_task(self._hand_over(valves, f"{user['id']}\n{chat_id}\n{message_id}", as_json(turn)))
+        # The words are part of the key: an answer that is continued keeps its ids, and the file of a longer answer
+        # must not be the one that is removed once the shorter is accepted.
+        key = as_json([user["id"], chat_id, message_id, said, response])
+        handing = asyncio.create_task(self._hand_over(valves, key, as_json(turn)))
         self._keep(handing)
         # The usual write takes a moment, and a turn on disk survives whatever comes. A slow disk delays nobody,
         # and whoever cancels this wait does not cancel the write.

@@ -266,6 +266,20 @@ def test_a_regenerated_answer_is_a_turn_of_its_own_with_the_same_words_of_the_us
     assert {turn["user_message_id"] for turn in turns} == {question}
 
 
+def test_a_continued_answer_is_a_turn_of_its_own_with_the_same_ids(
+    server: OpenWebui, tokens: list[str]
+) -> None:
+    chat = Chat(server.url, tokens[0])
+    answer = chat.send("My favourite colour is teal.")
+    first = chat.wait(answer)
+    written(server, 1)
+    chat.go_on(answer)
+    turns = written(server, 2)
+    assert [turn["message_id"] for turn in turns] == [answer, answer]
+    assert turns[0]["conversation"] == turns[1]["conversation"]
+    assert turns[1]["response"].startswith(first) and len(turns[1]["response"]) > len(first)
+
+
 def test_an_edited_message_is_a_new_turn_and_the_old_branch_is_not_sent_again(
     server: OpenWebui, tokens: list[str], prompts: Prompts
 ) -> None:

@@ -286,20 +286,55 @@ def test_a_spool_keeps_the_newest_within_its_limits(tmp_path: Path) -> None:
     spool = memory_filter.Spool(tmp_path / "spool")
     dropped = 0
     for index in range(10):
-        dropped += spool.add(f"turn {index}", json.dumps(index).encode(), 4, 1_000_000)
+        dropped += spool.add(f"turn {index}".encode(), json.dumps(index).encode(), 4, 1_000_000)
         time.sleep(0.002)  # the order of files is the order of their times
     assert dropped == 6
     assert [json.loads(path.read_bytes()) for path, _, _ in spool.waiting()] == [6, 7, 8, 9]
-    assert spool.add("large", b"x" * 900, 100, 1000) == 0
-    assert spool.add("larger", b"x" * 950, 100, 1000) == 5
+    assert spool.add(b"large", b"x" * 900, 100, 1000) == 0
+    assert spool.add(b"larger", b"x" * 950, 100, 1000) == 5
     assert [size for _, _, size in spool.waiting()] == [950]
 
 
-def test_the_same_turn_waits_once(tmp_path: Path) -> None:
-    spool = memory_filter.Spool(tmp_path / "spool")
-    spool.add("turn", b"1", 10, 1000)
-    spool.add("turn", b"2", 10, 1000)
-    assert [path.read_bytes() for path, _, _ in spool.waiting()] == [b"2"]
+def waiting_answers(spool: Path) -> list[str]:
+    return [json.loads(path.read_bytes())["response"] for path, _, _ in memory_filter.Spool(spool).waiting()]
+
+
+def test_the_same_turn_waits_once_and_another_answer_beside_it(tmp_path: Path) -> None:
+    async def turns() -> None:
+        hook = hooked(tmp_path, writeback_url="http://127.0.0.1:9/")
+        for answer in ("Once", "Once", "Once upon a time"):
+            await hook.outlet(turn_of("A story", answer), USER, {})
+        for task in list(hook._tasks):
+            task.cancel()
+
+    asyncio.run(turns())
+    assert waiting_answers(tmp_path) == ["Once", "Once upon a time"]
+
+
+def test_an_answer_continued_while_its_first_part_is_on_its_way_arrives_as_well(tmp_path: Path) -> None:
+    """Continuing keeps the ids of chat and message."""
+    sent = []
+
+    async def turns() -> None:
+        hook = hooked(tmp_path)
+        under_way, accepted = asyncio.Event(), asyncio.Event()
+
+        async def post(url: str, token: str, body: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+            sent.append(body["response"])
+            under_way.set()
+            await accepted.wait()
+            return {"success": True}
+
+        hook._post = post
+        await hook.outlet(turn_of("A story", "Once"), USER, {})
+        await asyncio.wait_for(under_way.wait(), 10)
+        await hook.outlet(turn_of("A story", "Once upon a time"), USER, {})
+        accepted.set()
+        await settled(hook)
+
+    asyncio.run(turns())
+    assert sent == ["Once", "Once upon a time"]
+    assert waiting_answers(tmp_path) == []
 
 
 def test_an_edited_function_takes_the_spool_over_from_the_one_before(tmp_path: Path) -> None:
@@ -313,7 +348,7 @@ def test_a_turn_that_nobody_took_for_a_week_is_given_up(tmp_path: Path) -> None:
     async def send() -> bool:
         hook = memory_filter.Filter()
         spool = memory_filter.Spool(tmp_path)
-        spool.add("turn", b"{}", 10, 1000)
+        spool.add(b"turn", b"{}", 10, 1000)
         ((path, _, _),) = spool.waiting()
         return bool(await hook._send_file(hook.valves, path, 169 * 3600.0))
 
