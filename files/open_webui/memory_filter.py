@@ -45,6 +45,8 @@ DISK_WAIT_S = 0.5  # of an answer for its turn's file
 RETRY_FIRST_S = 2.0
 RETRY_LAST_S = 120.0
 REFUSED_FOR_GOOD = frozenset({400, 413, 422})  # the body itself is at fault: sending it again cannot help
+REFUSED_TO_ALL = frozenset({403, 404, 429, 503})  # whatever is sent: another turn would fare no better
+REFUSED_A_ROUND = 20  # then a pause: when every turn is refused, a full spool must not be poured out again and again
 
 FENCE_OPENS = re.compile(r'<user_memory kind="(?:profile|recall)" id="([0-9a-f]{16,64})">')
 FENCE_CLOSES = re.compile(r"end ([0-9a-f]{16,64})\n</user_memory>")
@@ -161,9 +163,9 @@ def now_iso():
 class Unusable(Exception):
     """An answer of the webhook that is not what the contract promises; its text is safe to log."""
 
-    def __init__(self, reason, for_good=False):
+    def __init__(self, reason, status=200):
         super().__init__(reason)
-        self.for_good = for_good
+        self.status = status
 
 
 class Spool:
@@ -270,6 +272,7 @@ class Filter:
         self._tasks = set()  # the loop keeps only weak references to tasks
         self._drainer = None
         self._wake = None
+        self._failures = {}  # of the turns on disk, by the name of their file
 
     # -- what Open WebUI calls ------------------------------------------------------------------------
 
@@ -497,8 +500,10 @@ class Filter:
             waiting = await asyncio.to_thread(spool.waiting)
             if not waiting and not self._wake.is_set():
                 return
-            if await self._round(valves, waiting):
+            done, all_done = await self._round(valves, waiting)
+            if done:
                 pause = RETRY_FIRST_S
+            if all_done:
                 continue
             try:
                 await asyncio.wait_for(self._wake.wait(), pause)
@@ -506,42 +511,61 @@ class Filter:
                 pause = min(pause * 2, RETRY_LAST_S)
 
     async def _round(self, valves, waiting):
-        """Send what waits, oldest first, a few at once. False when the other side does not take them now."""
-        for start in range(0, len(waiting), SEND_AT_ONCE):
-            batch = [
-                self._send_file(valves, path, age)
-                for path, age, _ in waiting[start : start + SEND_AT_ONCE]
-            ]
-            if not all(await asyncio.gather(*batch)):
-                return False
-        return True
+        """Send what waits, a few at once. Returns how many are done with, and whether that is all of them.
+
+        What failed least goes first, then the oldest: a turn that the other side stumbles over, every time, holds
+        up nobody else's. It keeps its age, and with it the day on which it is given up.
+        """
+        failures = self._failures = {path.name: self._failures.get(path.name, 0) for path, _, _ in waiting}
+        queue = sorted(waiting, key=lambda item: failures[item[0].name])
+        done = refused = 0
+        for start in range(0, len(queue), SEND_AT_ONCE):
+            batch = queue[start : start + SEND_AT_ONCE]
+            outcomes = await asyncio.gather(*(self._send_file(valves, path, age) for path, age, _ in batch))
+            for (path, _, _), outcome in zip(batch, outcomes):
+                failures[path.name] += outcome in ("refused", "late")
+            done += outcomes.count("done")
+            refused += outcomes.count("refused")
+            if "late" in outcomes or "away" in outcomes or refused >= REFUSED_A_ROUND:
+                break
+        return done, done == len(queue)
 
     async def _send_file(self, valves, path, age_s):
-        """One turn from disk. True when its file is done with: accepted, or given up for a logged reason."""
+        """One turn from disk, and what came of it.
+
+        done: its file is gone, because the turn was accepted or given up for a logged reason; refused: the answer
+        is about this turn, another may fare better; late: no answer in time, perhaps because of this turn;
+        away: nobody takes turns now.
+        """
         if age_s > valves.spool_max_age_h * 3600:
             log.warning("writeback: gave up a turn that nobody took for %d h", valves.spool_max_age_h)
             await asyncio.to_thread(path.unlink, True)
-            return True
+            return "done"
         try:
             turn = json.loads(await asyncio.to_thread(path.read_bytes))
         except FileNotFoundError:
-            return True
+            return "done"
         except (OSError, ValueError) as error:
             log.warning("writeback: gave up an unreadable spool file (%s)", type(error).__name__)
             await asyncio.to_thread(path.unlink, True)
-            return True
+            return "done"
         try:
             await self._write(valves, turn)
         except Unusable as error:
-            if not error.for_good:
+            if error.status not in REFUSED_FOR_GOOD:
                 log.warning("writeback: %s, will try again", error)
-                return False
+                if error.status == 504:
+                    return "late"
+                return "away" if error.status in REFUSED_TO_ALL else "refused"
             log.warning("writeback: %s, gave up this turn", error)
-        except (asyncio.TimeoutError, aiohttp.ClientError, OSError) as error:
+        except asyncio.TimeoutError as error:
             log.warning("writeback: %s, will try again", type(error).__name__)
-            return False
+            return "late"
+        except (aiohttp.ClientError, OSError) as error:
+            log.warning("writeback: %s, will try again", type(error).__name__)
+            return "away"
         await asyncio.to_thread(path.unlink, True)
-        return True
+        return "done"
 
     async def _send_unspooled(self, valves, payload):
         try:
@@ -574,7 +598,7 @@ class Filter:
             session.post(url, data=as_json(body), headers=headers, allow_redirects=False) as response,
         ):
             if response.status != 200:
-                raise Unusable(f"HTTP {response.status}", for_good=response.status in REFUSED_FOR_GOOD)
+                raise Unusable(f"HTTP {response.status}", response.status)
             raw = await response.content.read(MAX_ANSWER_BYTES + 1)
             while len(raw) <= MAX_ANSWER_BYTES and not response.content.at_eof():
                 raw += await response.content.read(MAX_ANSWER_BYTES + 1 - len(raw))

@@ -147,12 +147,13 @@ class Webhook:
     """What n8n and the memory service look like to the filter, with failures on demand.
 
     ``mode`` per path end: ok, hang, 500, 404, 413, garbage, starting (n8n's 200 while it boots), empty, list,
-    huge. It remembers what is written back per client and recalls it, so that a chat can be followed round.
+    huge. A turn with the word in ``stumbles_over`` is answered 502, as n8n does when the service fails. It remembers what is written back per client and recalls it, so that a chat can be followed round.
     """
 
     token: str = field(default_factory=lambda: secrets.token_urlsafe(24))
     assemble_mode: str = "ok"
     writeback_mode: str = "ok"
+    stumbles_over: str = ""
     assembled: list[dict[str, Any]] = field(default_factory=list)
     written: list[dict[str, Any]] = field(default_factory=list)
     refused: int = 0
@@ -190,6 +191,7 @@ class Webhook:
         """Back to a webhook that works and has seen nothing."""
         self.release()
         self.assemble_mode = self.writeback_mode = "ok"
+        self.stumbles_over = ""
         self.assembled.clear()
         self.written.clear()
         self.refused = 0
@@ -280,6 +282,8 @@ class _WebhookHandler(BaseHTTPRequestHandler):
                 "execution_time_ms": 1.5,
             }
             self._send(200, json.dumps(answer).encode())
+        elif hook.stumbles_over and hook.stumbles_over in json.dumps(body):
+            self._send(502, b'{"error":{"code":"memory_service_failed","message":"status 500"}}')
         else:
             # As in the memory service, the time is no part of what makes two turns the same.
             if _timeless(body) not in [_timeless(turn) for turn in hook.written]:

@@ -536,6 +536,21 @@ def test_a_turn_that_the_webhook_refuses_for_good_is_given_up(server: OpenWebui,
     assert "HTTP 413, gave up this turn" in server.log.read_text()
 
 
+def test_turns_that_the_webhook_always_fails_on_hold_up_nobody_elses(
+    server: OpenWebui, tokens: list[str]
+) -> None:
+    server.webhook.stumbles_over = "crocodile"
+    for index in range(5):
+        complete(server, tokens[0], f"My crocodile {index} is called Rex.")
+    complete(server, tokens[1], "My favourite colour is teal.")
+    (turn,) = written(server, 1)
+    assert turn["conversation"][0]["content"] == "My favourite colour is teal."
+    wait_until("the others to wait", lambda: len(spooled(server)) == 5)
+    server.webhook.stumbles_over = ""
+    complete(server, tokens[0], "Is it back?")
+    written(server, 7)
+
+
 def test_a_wrong_token_costs_memory_and_not_the_chat(server: OpenWebui, tokens: list[str]) -> None:
     right = server.webhook.token
     server.webhook.token = "rotated-on-the-other-side"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
+import os
 import re
 import threading
 import time
@@ -345,15 +346,111 @@ def test_an_edited_function_takes_the_spool_over_from_the_one_before(tmp_path: P
 
 
 def test_a_turn_that_nobody_took_for_a_week_is_given_up(tmp_path: Path) -> None:
-    async def send() -> bool:
+    async def send() -> str:
         hook = memory_filter.Filter()
         spool = memory_filter.Spool(tmp_path)
         spool.add(b"turn", b"{}", 10, 1000)
         ((path, _, _),) = spool.waiting()
-        return bool(await hook._send_file(hook.valves, path, 169 * 3600.0))
+        return str(await hook._send_file(hook.valves, path, 169 * 3600.0))
 
-    assert asyncio.run(send()) is True
+    assert asyncio.run(send()) == "done"
     assert list(tmp_path.glob("*.json")) == []
+
+
+class Stumbling:
+    """A filter whose other side fails on some turns in one way and takes the others; it keeps what it was sent."""
+
+    def __init__(self, spool: Path, poison: int, others: int, failure: Exception) -> None:
+        self.hook = hooked(spool)
+        self.hook._post = self.post
+        self.spool = memory_filter.Spool(spool)
+        self.failure = failure
+        self.sent: list[str] = []
+        for index in range(poison + others):
+            self.add(f"poison {index}" if index < poison else f"turn {index}", age_s=1000.0 - index)
+
+    def add(self, words: str, age_s: float = 0.0) -> None:
+        self.spool.add(words.encode(), json.dumps({"response": words}).encode(), 1000, 1_000_000)
+        written = time.time() - age_s
+        for path, _, _ in self.spool.waiting():
+            if json.loads(path.read_bytes())["response"] == words:
+                os.utime(path, (written, written))
+
+    async def post(self, url: str, token: str, body: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        self.sent.append(body["response"])
+        if body["response"].startswith("poison"):
+            raise self.failure
+        return {"success": True}
+
+    def round(self) -> list[list[str]]:
+        """What one round sends, a few at once, in the order of their names."""
+        self.sent.clear()
+        asyncio.run(self.hook._round(self.hook.valves, self.spool.waiting()))
+        few = memory_filter.SEND_AT_ONCE
+        return [sorted(self.sent[start : start + few]) for start in range(0, len(self.sent), few)]
+
+
+def poison(*numbers: int) -> list[str]:
+    return [f"poison {number}" for number in numbers]
+
+
+@pytest.mark.parametrize("status", [200, 500, 502])
+def test_turns_that_always_fail_hold_up_nobody_elses_and_keep_their_age(tmp_path: Path, status: int) -> None:
+    stumbling = Stumbling(tmp_path, 6, 3, memory_filter.Unusable("fails", status))
+    assert stumbling.round() == [poison(0, 1, 2, 3), [*poison(4, 5), "turn 6", "turn 7"], ["turn 8"]]
+    assert waiting_answers(tmp_path) == poison(0, 1, 2, 3, 4, 5)
+    assert all(900 < age < 1100 for _, age, _ in stumbling.spool.waiting())
+    stumbling.add("turn 9")
+    assert "turn 9" in stumbling.round()[0], "the newest of all, and it never failed"
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        *(memory_filter.Unusable("closed", status) for status in (403, 404, 429, 503)),
+        memory_filter.aiohttp.ClientConnectionError(),
+        ConnectionRefusedError(),
+    ],
+    ids=lambda failure: str(getattr(failure, "status", type(failure).__name__)),
+)
+def test_where_nobody_takes_turns_a_few_are_tried_and_the_oldest_again(
+    tmp_path: Path, failure: Exception
+) -> None:
+    stumbling = Stumbling(tmp_path, 6, 3, failure)
+    assert [stumbling.round(), stumbling.round()] == [[poison(0, 1, 2, 3)]] * 2
+
+
+@pytest.mark.parametrize("failure", [memory_filter.Unusable("late", 504), TimeoutError()])
+def test_turns_that_nobody_answers_in_time_end_a_round_and_then_wait_behind_the_others(
+    tmp_path: Path, failure: Exception
+) -> None:
+    stumbling = Stumbling(tmp_path, 4, 3, failure)
+    assert stumbling.round() == [poison(0, 1, 2, 3)]
+    assert stumbling.round() == [[*poison(0), "turn 4", "turn 5", "turn 6"]]
+    assert waiting_answers(tmp_path) == poison(0, 1, 2, 3)
+
+
+def test_when_every_turn_fails_a_round_tries_some_and_the_next_one_others(tmp_path: Path) -> None:
+    stumbling = Stumbling(tmp_path, 50, 1, memory_filter.Unusable("fails", 500))
+    rounds = [stumbling.round() for _ in range(3)]
+    assert rounds[0] + rounds[1] == [sorted(poison(*range(n, n + 4))) for n in range(0, 40, 4)]
+    assert "turn 50" in rounds[2][2]
+
+
+def test_a_turn_that_fails_is_tried_again_after_a_pause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_filter, "RETRY_FIRST_S", 0.2)
+    stumbling = Stumbling(tmp_path, 1, 0, memory_filter.Unusable("fails", 500))
+
+    async def drain() -> None:
+        stumbling.hook._start_drainer(stumbling.hook.valves)
+        await asyncio.sleep(0.5)
+        for task in list(stumbling.hook._tasks):
+            task.cancel()
+
+    asyncio.run(drain())
+    assert 1 <= len(stumbling.sent) <= 3
 
 
 @pytest.mark.parametrize(
