@@ -21,6 +21,7 @@ from memory_service.upstream import Upstream
 MAX_FACTS: Final = 10
 MAX_TURN: Final = 12_000
 SCHEMA_NAME: Final = "memory_extraction"
+_UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 
 PROMPT: Final = (
     "You keep the long-term memory of a chat. The user message is JSON with the texts `user` and "
@@ -110,12 +111,23 @@ def supported(evidence: str, turn: str) -> bool:
     return bool(quoted) and f" {quoted} " in f" {_comparable(turn)} "
 
 
+def storable(value: Any) -> Any:
+    """JSON without what PostgreSQL cannot store: NUL, and halves of surrogate pairs, as `\\u` escapes make them."""
+    if isinstance(value, str):
+        return _UNSTORABLE.sub("", value)
+    if isinstance(value, list):
+        return [storable(item) for item in value]
+    if isinstance(value, dict):
+        return {storable(key): storable(item) for key, item in value.items()}
+    return value
+
+
 def check(raw: str, user_text: str, tokens: int = 0) -> Extraction:
     """What can be believed of a model's answer. Raises ValueError when it is not the JSON asked for."""
     text = raw.strip()
     if text.startswith("```"):  # some models wrap JSON in a code block whatever they are told
         text = text.strip("`").removeprefix("json").strip()
-    value = json.loads(text)
+    value = storable(json.loads(text))
     if not isinstance(value, dict) or not isinstance(value.get("facts", []), list):
         raise ValueError("the answer is not an object with a list of facts")
     facts: dict[str, ExtractedFact] = {}

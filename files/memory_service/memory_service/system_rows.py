@@ -28,6 +28,7 @@ class Job:
     client_id: int | None
     episode_id: int | None
     attempts: int
+    max_attempts: int
     payload: dict[str, Any]
 
 
@@ -46,7 +47,7 @@ async def claim(
                   AND ((status = 'queued' AND run_at <= now())
                        OR (status = 'running' AND leased_until < clock_timestamp()))
                 ORDER BY run_at, id FOR UPDATE SKIP LOCKED LIMIT 1)
-            RETURNING id, kind, client_id, episode_id, attempts, payload
+            RETURNING id, kind, client_id, episode_id, attempts, max_attempts, payload
             """,
             {"kinds": list(kinds), "lease": lease_s, "id": job_id},
         )
@@ -70,12 +71,15 @@ async def finish(connection: Connection, job_id: int, result: Mapping[str, objec
     )
 
 
-async def postpone(connection: Connection, job_id: int, delay_s: float, error: str, dead: bool) -> None:
-    """A job failed: try again after a delay, or never."""
+async def postpone(
+    connection: Connection, job_id: int, delay_s: float, error: str, dead: bool, counts: Mapping[str, int]
+) -> None:
+    """A job failed: try again after a delay, or never. `counts` are remembered in its payload."""
     await connection.execute(
         "UPDATE jobs SET status = CASE WHEN %(dead)s THEN 'dead' ELSE 'queued' END, leased_until = NULL,"
-        " run_at = now() + make_interval(secs => %(delay)s), last_error = %(error)s WHERE id = %(id)s",
-        {"id": job_id, "delay": delay_s, "error": error[:500], "dead": dead},
+        " run_at = now() + make_interval(secs => %(delay)s), last_error = %(error)s,"
+        " payload = payload || %(counts)s WHERE id = %(id)s",
+        {"id": job_id, "delay": delay_s, "error": error[:500], "dead": dead, "counts": Jsonb(dict(counts))},
     )
 
 

@@ -11,11 +11,9 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any, Final
-
-import psycopg
 
 from memory_service import metrics, system_rows
 from memory_service.database import Connection, Database
@@ -28,13 +26,13 @@ from memory_service.reconciling import Reconciler
 from memory_service.repository import ClientRows, Row
 from memory_service.settings import Settings
 from memory_service.system_rows import Job
+from memory_service.verdicts import kind_of, verdict
 
 log = logging.getLogger(__name__)
 LEASE_S: Final = 20.0  # kept alive while the work goes on; how long the work of a dead process waits
 EXTRACTORS: Final = 2
 OUTBOX_BATCH: Final = 128
 IDLE_S: Final = 2.0
-GARBAGE_TRIES: Final = 5
 STATE_TTL_S: Final = 86_400
 
 
@@ -83,10 +81,17 @@ class Worker:
         if self._reconciler is not None:
             self._spawn(self._loop("reconcile", self._reconciler.step, asyncio.Event(), idle_s=15.0))
 
-    def _spawn(self, work: Awaitable[Any]) -> None:
-        task = asyncio.ensure_future(work)
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        self._kept(asyncio.ensure_future(work))
+
+    def _kept(self, task: asyncio.Task[Any]) -> None:
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # looked at, or asyncio logs it with its text when nobody waits any more
 
     async def stop(self, within_s: float) -> None:
         """Lets running work finish for a while, then gives it up; its leases end by themselves."""
@@ -115,10 +120,10 @@ class Worker:
                 pause = min(30.0, 0.5 * 2 ** min(failures, 6))
                 if failures in (1, 10):
                     log.warning("%s pauses: %s", name, error)
-            except psycopg.Error as error:
+            except Exception as error:  # a bug, or data that PostgreSQL refuses: no reason to end for good
                 failures += 1
-                pause = min(30.0, 2.0**failures)
-                log.error("%s failed: %s %s", name, type(error).__name__, error.sqlstate)
+                pause = min(30.0, 2.0 ** min(failures, 5))
+                log.error("%s failed: %s", name, kind_of(error))
             if pause:
                 # Cleared before the wait and set by whoever adds work after it was looked for: a wake-up
                 # in between is at worst one pause late.
@@ -148,15 +153,14 @@ class Worker:
     async def run_now(self, job_id: int, within_s: float) -> dict[str, Any] | None:
         """Runs a job for a caller who waits; its result, or None when it goes on in the background."""
         task = asyncio.ensure_future(self._run_claimed(job_id))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._kept(task)
         done, _ = await asyncio.wait({task}, timeout=within_s)
         if not done:
             return None
         try:
             return task.result()
-        except (StoreUnavailable, UpstreamError, psycopg.Error) as error:
-            log.warning("job %d goes back to the queue: %s", job_id, type(error).__name__)
+        except Exception as error:  # the turn is committed, whatever became of its job
+            log.warning("job %d goes back to the queue: %s", job_id, kind_of(error))
             return None
 
     async def _run_claimed(self, job_id: int | None) -> dict[str, Any] | None:
@@ -182,29 +186,34 @@ class Worker:
         return True
 
     async def _run(self, job: Job) -> dict[str, Any] | None:
-        """Does a job and records how it went; a failure is recorded with a later time."""
+        """Does a job and records how it went; a failure is recorded with a later time.
+
+        Raises StoreUnavailable when that cannot be recorded: the job's lease then ends by itself.
+        """
         started = time.perf_counter()
         try:
-            if job.kind == "reindex":
-                if self._reconciler is None:
-                    raise UpstreamError(
-                        "qdrant", "unused", "no Qdrant is configured: there is nothing to reindex"
-                    )
-                result = await self._with_lease(job, self._reconciler.reindex())
-            else:
-                result = await self._with_lease(job, self._extract(job))
-        except UpstreamError as error:
+            result = await self._with_lease(job, self._work_of(job))
+            await self._database.run(
+                lambda connection: system_rows.finish(connection, job.id, result),
+                system=True,
+                wait_s=2.0,
+                pipelined=True,
+            )
+            return result
+        except StoreUnavailable:
+            raise
+        except Exception as error:  # a job left running would be taken again before all others, for ever
             await self._postpone(job, error)
             return None
         finally:
             metrics.STAGES.labels(job.kind).observe(time.perf_counter() - started)
-        await self._database.run(
-            lambda connection: system_rows.finish(connection, job.id, result),
-            system=True,
-            wait_s=2.0,
-            pipelined=True,
-        )
-        return result
+
+    async def _work_of(self, job: Job) -> dict[str, Any]:
+        if job.kind != "reindex":
+            return await self._extract(job)
+        if self._reconciler is None:
+            raise UpstreamError("qdrant", "unused", "no Qdrant is configured: there is nothing to reindex")
+        return await self._reconciler.reindex()
 
     async def _with_lease(self, job: Job, work: Awaitable[dict[str, Any]]) -> dict[str, Any]:
         """Keeps the lease of long work alive, so that nobody else takes it meanwhile."""
@@ -222,22 +231,16 @@ class Worker:
         finally:
             task.cancel()
 
-    async def _postpone(self, job: Job, error: UpstreamError) -> None:
-        """An upstream that is down is waited for without end; nonsense from it is not."""
-        hopeless = error.reason in ("garbage", "unused") or error.reason in (
-            "status_400",
-            "status_404",
-            "status_413",
-            "status_422",
-        )
-        dead = hopeless and job.attempts >= GARBAGE_TRIES
-        delay = 3600.0 if error.reason == "budget" else min(300.0, 2.0 ** min(job.attempts, 9))
-        if error.reason == "open":
-            delay = 5.0
-        if dead:
-            log.error("job %d is given up after %d tries: %s", job.id, job.attempts, error)
+    async def _postpone(self, job: Job, error: Exception) -> None:
+        found = verdict(job, error)
+        if found.dead:
+            log.error("job %d is given up: %s", job.id, found.error)
+        elif not isinstance(error, UpstreamError):
+            log.error("job %d failed: %s", job.id, found.error)
         await self._database.run(
-            lambda connection: system_rows.postpone(connection, job.id, delay, str(error), dead),
+            lambda connection: system_rows.postpone(
+                connection, job.id, found.delay_s, found.error, found.dead, found.counts
+            ),
             system=True,
             wait_s=2.0,
         )

@@ -1,0 +1,197 @@
+"""The background work of the memory service where it fails, over stores that only record."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, cast
+
+import psycopg
+import pytest
+from pydantic import SecretStr
+
+from memory_service import system_rows
+from memory_service.database import Database
+from memory_service.embedding import Embedder
+from memory_service.errors import StoreUnavailable, UpstreamError
+from memory_service.extraction import check
+from memory_service.settings import Settings
+from memory_service.system_rows import Job
+from memory_service.verdicts import kind_of, verdict
+from memory_service.work import Worker
+
+SETTINGS = Settings(service_token=SecretStr("s" * 16), admin_token=SecretStr("a" * 16), qdrant_url="")
+
+
+class NoDatabase:
+    """Runs the work with no connection at all: what it does with one is replaced by the test."""
+
+    async def run(self, work: Callable[[Any], Awaitable[Any]], **_: object) -> Any:
+        return await work(None)
+
+
+class NoEmbedder:
+    """A model that a test does without."""
+
+    local, model = False, "m"
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        return [[1.0] for _ in texts]
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+def worker(embedder: object | None = None) -> Worker:
+    chosen = cast(Embedder, embedder or NoEmbedder())
+    return Worker(SETTINGS, cast(Database, NoDatabase()), chosen, None, None, None)
+
+
+def job(**changes: Any) -> Job:
+    given = {"id": 5, "kind": "extract", "client_id": 1, "episode_id": 1, "attempts": 1, "max_attempts": 8}
+    return Job(**{**given, "payload": {}, **changes})
+
+
+GARBAGE = UpstreamError("llm", "garbage", "llm answered no usable extraction: ValueError")
+
+
+# -- what a model says
+
+
+def test_what_postgres_cannot_store_is_taken_out_of_what_a_model_says() -> None:
+    bad = "\\ud83d \\u0000"
+    fact = (
+        f'{{"key": "dog{bad}", "value": "Rex{bad}", "confidence": 0.9, "evidence": "called{bad} Rex{bad}",'
+        ' "action": "assert", "correction": false}'
+    )
+    raw = f'{{"facts": [{fact}], "summary": "A dog{bad}.", "tags": ["pet{bad}"], "state": {{"a{bad}": "b{bad}"}}}}'
+    found = check(raw, "My dog is called Rex")
+    stored = json.dumps(
+        [[one.model_dump() for one in found.facts], found.summary, found.tags, found.state],
+        ensure_ascii=False,
+    )
+    stored.encode()  # no half of a surrogate pair
+    assert "\\u0000" not in stored and found.facts[0].value == "Rex" and found.state == {"a": "b"}
+    assert (
+        check(raw.replace("\\ud83d ", "\\ud83d\\ude00"), "called \U0001f600Rex").summary == "A dog\U0001f600."
+    )
+
+
+# -- what becomes of a job that failed
+
+
+def test_a_job_that_fails_by_itself_is_tried_a_bounded_number_of_times() -> None:
+    error = psycopg.DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes: Biscuit")
+    payload: dict[str, Any] = {"kept": "as it is"}
+    verdicts = []
+    for _ in range(8):
+        verdicts.append(verdict(job(payload=payload, attempts=100), error))
+        payload |= verdicts[-1].counts
+    assert [one.dead for one in verdicts] == [False] * 7 + [True]
+    assert payload == {"kept": "as it is", "failures": 8}
+    assert {one.error for one in verdicts} == {"DataError"}
+    assert verdicts[0].delay_s < 10 and verdicts[-1].delay_s <= 300
+
+
+def test_of_an_unexpected_error_only_the_kind_is_told() -> None:
+    assert kind_of(psycopg.errors.DeadlockDetected("DETAIL: Biscuit")) == "DeadlockDetected 40P01"
+    assert kind_of(UnicodeEncodeError("utf-8", "Biscuit", 0, 1, "surrogates")) == "UnicodeEncodeError"
+
+
+def test_a_failed_job_is_postponed_and_a_caller_who_waits_is_told_that_it_is_queued(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    postponed: list[tuple[Any, ...]] = []
+
+    async def claim(*_: object) -> Job:
+        return job()
+
+    async def postpone(_: object, *how: Any) -> None:
+        postponed.append(how)
+
+    async def extract(_: object) -> dict[str, Any]:
+        "\ud83d Biscuit".encode()
+        raise AssertionError("unreachable")
+
+    monkeypatch.setattr(system_rows, "claim", claim)
+    monkeypatch.setattr(system_rows, "postpone", postpone)
+
+    async def run() -> object:
+        tested = worker()
+        monkeypatch.setattr(tested, "_extract", extract)
+        return await tested.run_now(5, 5.0)
+
+    assert asyncio.run(run()) is None
+    assert postponed == [(5, 2.0, "UnicodeEncodeError", False, {"failures": 1})]
+    assert "Biscuit" not in caplog.text and "UnicodeEncodeError" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("Biscuit"), psycopg.DataError("Biscuit"), StoreUnavailable("x")]
+)
+def test_a_failure_that_cannot_even_be_recorded_leaves_a_caller_with_a_queued_job(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def claim(*_: object) -> Job:
+        raise error
+
+    monkeypatch.setattr(system_rows, "claim", claim)
+
+    async def run() -> object:
+        return await worker().run_now(5, 5.0)
+
+    assert asyncio.run(run()) is None
+    assert type(error).__name__ in caplog.text and "Biscuit" not in caplog.text
+
+
+def test_no_error_ends_a_task_of_the_worker(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    errors = [RuntimeError("Biscuit"), psycopg.DataError("Biscuit"), StoreUnavailable("x"), GARBAGE]
+
+    async def run() -> int:
+        tested = worker()
+        steps = 0
+
+        async def step() -> bool:
+            nonlocal steps
+            steps += 1
+            if steps <= len(errors):
+                raise errors[steps - 1]
+            tested._stopping.set()
+            return False
+
+        async def at_once(_: asyncio.Event) -> None:
+            """No pause."""
+
+        monkeypatch.setattr(tested, "_woken", at_once)
+        await asyncio.wait_for(tested._loop("test", step, asyncio.Event()), 10)
+        return steps
+
+    with caplog.at_level(logging.WARNING):
+        assert asyncio.run(run()) == len(errors) + 1
+    assert "RuntimeError" in caplog.text and "Biscuit" not in caplog.text
+
+
+def test_a_worker_that_failed_for_a_day_still_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> int:
+        tested = worker()
+        steps = 0
+
+        async def step() -> bool:
+            nonlocal steps
+            steps += 1
+            if steps == 1_100:
+                tested._stopping.set()
+            raise psycopg.DataError("x")
+
+        async def at_once(_: asyncio.Event) -> None:
+            """No pause."""
+
+        monkeypatch.setattr(tested, "_woken", at_once)
+        await asyncio.wait_for(tested._loop("test", step, asyncio.Event()), 20)
+        return steps
+
+    assert asyncio.run(run()) == 1_100
