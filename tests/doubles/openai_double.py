@@ -10,7 +10,8 @@ It lets everything that speaks to a provider be proven without one:
 * `PUT /control` injects faults: `{"target": "chat", "mode": "status", "status": 429, "times": 3}`.
   Modes: `delay` (`seconds`), `hang`, `status` (`status`), `garbage` (200 with a body that is not JSON),
   `wrong` (200 with valid JSON of another shape), `close` (connection cut), `slow` (`seconds` before each
-  word of a stream). `times` limits how often; without it the fault stays until `DELETE /control`.
+  word of a stream), `say` (a chat model answers `text`), `limit` (400 for an embedding of more than
+  `characters`). `times` limits how often; without it the fault stays until `DELETE /control`.
 * `GET /journal` tells what was asked, without contents: kind, model, sizes, a digest, whether a bearer
   key came along, and whether a memory block was present.
 
@@ -289,6 +290,8 @@ class Fault:
     seconds: float = 0.0
     status: int = 500
     times: int | None = None
+    text: str = ""
+    characters: int = 0
 
 
 @dataclass
@@ -324,7 +327,7 @@ class State:
             self.released = threading.Event()
 
 
-_MODES: Final = ("delay", "hang", "status", "garbage", "wrong", "close", "slow")
+_MODES: Final = ("delay", "hang", "status", "garbage", "wrong", "close", "slow", "say", "limit")
 _TARGETS: Final = ("chat", "embeddings", "models", "all")
 
 
@@ -343,6 +346,8 @@ def parse_fault(body: object) -> tuple[str, Fault]:
         seconds=float(body.get("seconds", 0.0)),
         status=int(body.get("status", 500)),
         times=None if times is None else int(times),
+        text=str(body.get("text", "")),
+        characters=int(body.get("characters", 0)),
     )
 
 
@@ -353,6 +358,8 @@ class Handler(BaseHTTPRequestHandler):
     server_version = "openai-double/1"
     server: DoubleServer
     pause_s = 0.0
+    said: str | None = None
+    longest: int | None = None
 
     def log_message(self, format: str, *args: Any) -> None:
         """Silent: the journal is the log."""
@@ -490,7 +497,9 @@ class Handler(BaseHTTPRequestHandler):
         state = self.server.state
         fault = state.take(target)
         self.pause_s = fault.seconds if fault is not None and fault.mode == "slow" else 0.0
-        if fault is None or fault.mode == "slow":
+        self.said = fault.text if fault is not None and fault.mode == "say" else None
+        self.longest = fault.characters if fault is not None and fault.mode == "limit" else None
+        if fault is None or fault.mode in ("slow", "say", "limit"):
             return False
         if fault.mode == "delay":
             time.sleep(min(fault.seconds, HANG_S))
@@ -524,6 +533,9 @@ class Handler(BaseHTTPRequestHandler):
         self._note("embeddings", model, "\n".join(texts), inputs=len(texts))
         if self._faulted("embeddings"):
             return
+        if self.longest is not None and any(len(text) > self.longest for text in texts):
+            self._error(400, f"an input is longer than {self.longest} characters")
+            return
         data = []
         for index, text in enumerate(texts):
             vector = embed(text, dimensions)
@@ -556,7 +568,9 @@ class Handler(BaseHTTPRequestHandler):
         )
         if self._faulted("chat"):
             return
-        text = extraction(messages) if kind == "extraction" else answer(messages)
+        text = self.said
+        if text is None:
+            text = extraction(messages) if kind == "extraction" else answer(messages)
         usage = {"prompt_tokens": len(prompt) // 4 + 1, "completion_tokens": len(text) // 4 + 1}
         usage["total_tokens"] = sum(usage.values())
         identity = "chatcmpl-" + hashlib.sha256(prompt.encode()).hexdigest()[:24]

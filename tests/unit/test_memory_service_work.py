@@ -13,6 +13,7 @@ import pytest
 from pydantic import SecretStr
 
 from memory_service import system_rows
+from memory_service.backfilling import Backfill
 from memory_service.database import Database
 from memory_service.embedding import Embedder
 from memory_service.errors import StoreUnavailable, UpstreamError
@@ -195,3 +196,94 @@ def test_a_worker_that_failed_for_a_day_still_pauses(monkeypatch: pytest.MonkeyP
         return steps
 
     assert asyncio.run(run()) == 1_100
+
+
+# -- vectors for entries that have none
+
+
+class Choosy(NoEmbedder):
+    """A model that takes no text of more than `longest` characters, nor one with a forbidden word."""
+
+    def __init__(self, longest: int, reason: str = "status_400") -> None:
+        self.longest, self.reason = longest, reason
+        self.asked: list[list[str]] = []
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        self.asked.append(list(texts))
+        if any(len(text) > self.longest or "forbidden" in text for text in texts):
+            raise UpstreamError("embeddings", self.reason, "embeddings refuses")
+        return [[float(len(text))] for text in texts]
+
+
+class Entries:
+    """The entries of a store, as far as the backfill looks at them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *contents: str) -> None:
+        self.rows = [{"id": number, "content": content} for number, content in enumerate(contents)]
+        self.vectors: dict[int, list[float] | None] = {}
+        self.looked_for_others = 0
+        for name in ("unembedded", "embedded_otherwise", "store_vectors", "mark_refused"):
+            monkeypatch.setattr(system_rows, name, getattr(self, name))
+
+    async def unembedded(self, _: object, model: str, limit: int) -> list[dict[str, Any]]:
+        return [row for row in self.rows if row["id"] not in self.vectors][:limit]
+
+    async def embedded_otherwise(self, _: object, model: str, limit: int) -> list[dict[str, Any]]:
+        self.looked_for_others += 1
+        return []
+
+    async def store_vectors(self, _: object, vectors: dict[int, list[float]], model: str) -> None:
+        self.vectors.update(vectors)
+
+    async def mark_refused(self, _: object, ids: list[int], model: str) -> None:
+        self.vectors.update(dict.fromkeys(ids))
+
+
+def backfill(model: NoEmbedder) -> Backfill:
+    return Backfill(cast(Database, NoDatabase()), cast(Embedder, model), lambda: None)
+
+
+@pytest.mark.parametrize("reason", ["status_400", "status_413", "garbage"])
+def test_a_text_that_is_too_long_is_embedded_by_its_beginning_and_holds_up_no_other(
+    monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    entries = Entries(monkeypatch, "a" * 10, "b" * 32_000, "c" * 20)
+    assert asyncio.run(backfill(Choosy(2_000, reason)).step()) is True
+    assert entries.vectors == {0: [10.0], 1: [2_000.0], 2: [20.0]}
+
+
+def test_a_text_that_is_refused_for_good_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = Entries(monkeypatch, "fine", "forbidden " * 100, "fine too")
+    assert asyncio.run(backfill(Choosy(2_000)).step()) is True
+    assert entries.vectors == {0: [4.0], 1: None, 2: [8.0]}
+
+
+def test_a_model_that_refuses_every_text_marks_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = Entries(monkeypatch, "fine", "fine too")
+    model = Choosy(0)
+    with pytest.raises(UpstreamError):
+        asyncio.run(backfill(model).step())
+    assert entries.vectors == {} and len(model.asked) == 5
+
+
+@pytest.mark.parametrize("reason", ["status_404", "status_429", "status_500", "timeout", "open"])
+def test_an_outage_is_no_refusal_of_a_text(monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
+    entries = Entries(monkeypatch, "fine", "x" * 3_000)
+    model = Choosy(2_000, reason)
+    with pytest.raises(UpstreamError):
+        asyncio.run(backfill(model).step())
+    assert entries.vectors == {} and len(model.asked) == 1
+
+
+def test_vectors_of_another_model_are_looked_for_until_there_are_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    entries = Entries(monkeypatch)
+
+    async def idle() -> None:
+        tested = backfill(NoEmbedder())
+        for _ in range(5):
+            assert await tested.step() is False
+
+    asyncio.run(idle())
+    assert entries.looked_for_others == 1

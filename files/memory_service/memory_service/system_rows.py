@@ -227,22 +227,34 @@ async def indexable_ids(connection: Connection, after: uuid.UUID | None, limit: 
 
 
 async def unembedded(connection: Connection, model: str, limit: int) -> list[Row]:
-    """Entries without a vector of the model in force; those of a queued turn wait a moment for their job."""
+    """Entries without a vector that the model in force did not refuse; those of a queued turn wait a moment for
+    their job."""
     cursor = await connection.execute(
-        "SELECT id, client_id, content FROM memory_entries"
-        " WHERE embedding IS NULL AND created_at < now() - interval '5 seconds' AND NOT quarantined"
-        " ORDER BY created_at LIMIT %s",
-        (limit,),
+        "SELECT id, client_id, content FROM memory_entries WHERE embedding IS NULL"
+        " AND embedding_model IS DISTINCT FROM %s AND created_at < now() - interval '5 seconds'"
+        " AND NOT quarantined ORDER BY created_at LIMIT %s",
+        (model, limit),
     )
-    rows = await cursor.fetchall()
-    if rows:
-        return rows
+    return await cursor.fetchall()
+
+
+async def embedded_otherwise(connection: Connection, model: str, limit: int) -> list[Row]:
+    """Entries with a vector of another model. Reads the whole table when there are none."""
     cursor = await connection.execute(
         "SELECT id, client_id, content FROM memory_entries"
         " WHERE embedding_model <> %s AND embedding IS NOT NULL LIMIT %s",
         (model, limit),
     )
     return await cursor.fetchall()
+
+
+async def mark_refused(connection: Connection, ids: Sequence[uuid.UUID], model: str) -> None:
+    """These entries get no vector of the model: it is named, and its vector missing."""
+    if ids:
+        await connection.execute(
+            "UPDATE memory_entries SET embedding = NULL, embedding_model = %s WHERE id = ANY(%s)",
+            (model, list(ids)),
+        )
 
 
 async def store_vectors(

@@ -16,8 +16,9 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from memory_service import metrics, system_rows
+from memory_service.backfilling import Backfill
 from memory_service.database import Connection, Database
-from memory_service.embedding import BATCH, Embedder
+from memory_service.embedding import Embedder
 from memory_service.errors import StoreUnavailable, UpstreamError
 from memory_service.extraction import Extraction, Extractor
 from memory_service.learning import STORED, learn_turn
@@ -61,6 +62,7 @@ class Worker:
         self._qdrant = qdrant
         self._extractor = extractor
         self._reconciler = reconciler
+        self._backfill = Backfill(database, embedder, self.vectors_wait)
         self._jobs_wait = asyncio.Event()
         self._vectors_wait = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -76,7 +78,7 @@ class Worker:
             self._spawn(self._loop(f"extract-{number}", self._next_job, self._jobs_wait))
         if self._qdrant is not None:
             self._spawn(self._loop("outbox", self.drain_once, self._vectors_wait))
-        self._spawn(self._loop("embed", self.embed_missing, asyncio.Event()))
+        self._spawn(self._loop("embed", self._backfill.step, asyncio.Event()))
         self._spawn(self._loop("figures", self._figures, asyncio.Event(), idle_s=5.0))
         if self._reconciler is not None:
             self._spawn(self._loop("reconcile", self._reconciler.step, asyncio.Event(), idle_s=15.0))
@@ -300,7 +302,7 @@ class Worker:
         try:
             vectors = await self._embedder.embed([row["content"] for row in missing])
         except UpstreamError:
-            return  # embed_missing makes up for it; facts need not wait for vectors
+            return  # the backfill makes up for it; facts need not wait for vectors
         found = {row["id"]: vector for row, vector in zip(missing, vectors, strict=True)}
 
         async def store(connection: Connection) -> None:
@@ -394,27 +396,6 @@ class Worker:
         if failed:
             raise failed[0]
         return delivered == OUTBOX_BATCH
-
-    async def embed_missing(self) -> bool:
-        """Gives vectors to entries that have none of the model in force; True when there may be more."""
-        rows = await self._database.run(
-            lambda connection: system_rows.unembedded(connection, self._embedder.model, BATCH),
-            system=True,
-            wait_s=2.0,
-            timeout_s=20.0,
-        )
-        if not rows:
-            return False
-        vectors = await self._embedder.embed([row["content"] for row in rows])
-        found = {row["id"]: vector for row, vector in zip(rows, vectors, strict=True)}
-        await self._database.run(
-            lambda connection: system_rows.store_vectors(connection, found, self._embedder.model),
-            system=True,
-            wait_s=2.0,
-            timeout_s=20.0,
-        )
-        self.vectors_wait()
-        return True
 
     async def _figures(self) -> bool:
         if not self._embedder.local:
