@@ -21,7 +21,7 @@ from memory_service.extraction import check
 from memory_service.settings import Settings
 from memory_service.system_rows import Job
 from memory_service.verdicts import kind_of, verdict
-from memory_service.work import Worker
+from memory_service.work import BudgetSpent, Worker
 
 SETTINGS = Settings(service_token=SecretStr("s" * 16), admin_token=SecretStr("a" * 16), qdrant_url="")
 
@@ -53,6 +53,10 @@ def worker(embedder: object | None = None) -> Worker:
 def job(**changes: Any) -> Job:
     given = {"id": 5, "kind": "extract", "client_id": 1, "episode_id": 1, "attempts": 1, "max_attempts": 8}
     return Job(**{**given, "payload": {}, **changes})
+
+
+def refused(status: int) -> UpstreamError:
+    return UpstreamError("llm", f"status_{status}", f"llm answered {status}")
 
 
 GARBAGE = UpstreamError("llm", "garbage", "llm answered no usable extraction: ValueError")
@@ -287,3 +291,36 @@ def test_vectors_of_another_model_are_looked_for_until_there_are_none(
 
     asyncio.run(idle())
     assert entries.looked_for_others == 1
+
+
+# -- a model that refuses
+
+
+@pytest.mark.parametrize("status", [400, 404, 413, 422])
+def test_a_model_that_refuses_is_waited_for_for_days(status: int) -> None:
+    payload: dict[str, Any] = {}
+    verdicts = []
+    while not (verdicts and verdicts[-1].dead):
+        verdicts.append(verdict(job(payload=payload, attempts=5), refused(status)))
+        payload |= verdicts[-1].counts
+    assert sum(one.delay_s for one in verdicts) == 3 * 86_400
+
+
+def test_only_answers_count_as_nonsense_not_outages() -> None:
+    """Ten tries of an outage, then nonsense: the first four times it is asked again."""
+    outage = UpstreamError("llm", "connection", "llm cannot be reached")
+    assert not any(verdict(job(attempts=tries), outage).dead for tries in range(1, 100))
+    payload: dict[str, Any] = {}
+    dead = []
+    for attempts in range(11, 16):
+        found = verdict(job(payload=payload, attempts=attempts), GARBAGE)
+        payload |= found.counts
+        dead.append(found.dead)
+    assert dead == [False] * 4 + [True]
+    spent = verdict(job(payload=payload), BudgetSpent("llm"))
+    assert not spent.dead and spent.delay_s == 3600 and spent.counts == {}
+
+
+def test_a_reindex_that_qdrant_refuses_does_not_block_the_next_for_days() -> None:
+    found = verdict(job(kind="reindex", payload={"nonsense": 4}), refused(400))
+    assert found.dead and found.counts == {"nonsense": 5}

@@ -57,6 +57,7 @@ from memory_service.schemas import (
     MemoryOut,
     RatingIn,
     Readiness,
+    Requeued,
     SearchRequest,
     SearchResponse,
     StateIn,
@@ -66,6 +67,7 @@ from memory_service.schemas import (
     fact_key,
 )
 from memory_service.service import Service
+from memory_service.verdicts import COUNTS
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -233,6 +235,15 @@ def create_app(service: Service, *, background: bool = True) -> FastAPI:
         if row is None:
             raise NotFound(f"there is no job {job_id}")
         return JobOut(**row)
+
+    @app.post("/v1/jobs/retry", dependencies=operator, responses=_errors(401, 403, 503), tags=["maintenance"])
+    async def retry_jobs() -> Requeued:
+        """Queues the extractions that were given up once more: after the model was repaired."""
+        number = await service.database.run(
+            lambda connection: system_rows.revive(connection, COUNTS), system=True, wait_s=1.0, timeout_s=20.0
+        )
+        service.worker.jobs_wait()
+        return Requeued(requeued=number)
 
     # -- clients
 

@@ -96,6 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     cleanup.add_argument("--dry-run", action="store_true")
     commands.add_parser("reindex", help="rebuild the vector index from PostgreSQL and switch to it")
     commands.add_parser("job", help="how a job is going").add_argument("job", type=int)
+    jobs = commands.add_parser("jobs", help="all jobs").add_subparsers(dest="action", required=True)
+    jobs.add_parser("retry", help="try the extractions that were given up once more")
     return parser
 
 
@@ -152,6 +154,8 @@ def _run(arguments: argparse.Namespace) -> int:
         return _call(arguments, "POST", "/v1/reindex")
     if command == "job":
         return _call(arguments, "GET", f"/v1/jobs/{arguments.job}")
+    if command == "jobs":
+        return _call(arguments, "POST", f"/v1/jobs/{arguments.action}")
     client = httpx.URL(path=f"/v1/clients/{arguments.client}").raw_path.decode()
     if command == "client":
         return _call(arguments, "GET", client)

@@ -325,6 +325,12 @@ class Accepted(BaseModel):
     status: str
 
 
+class Requeued(BaseModel):
+    """How many jobs are tried once more."""
+
+    requeued: int
+
+
 class Problem(BaseModel):
     """What went wrong, as a word for programs and a sentence for people."""
 

@@ -83,6 +83,16 @@ async def postpone(
     )
 
 
+async def revive(connection: Connection, counts: Sequence[str]) -> int:
+    """Queues the extractions that were given up once more, their `counts` of failures forgotten; returns how many."""
+    cursor = await connection.execute(
+        "UPDATE jobs SET status = 'queued', run_at = now(), payload = payload - %s::text[]"
+        " WHERE status = 'dead' AND kind = 'extract'",
+        (list(counts),),
+    )
+    return cursor.rowcount
+
+
 async def add_job(connection: Connection, kind: str, payload: Mapping[str, object]) -> int:
     """Queues work that belongs to no client."""
     row = await (
