@@ -20,7 +20,7 @@ from memory_service.errors import StoreUnavailable, UpstreamError
 from memory_service.extraction import check
 from memory_service.settings import Settings
 from memory_service.system_rows import Job
-from memory_service.verdicts import kind_of, verdict
+from memory_service.verdicts import Verdict, kind_of, verdict
 from memory_service.work import BudgetSpent, Worker
 
 SETTINGS = Settings(service_token=SecretStr("s" * 16), admin_token=SecretStr("a" * 16), qdrant_url="")
@@ -90,7 +90,7 @@ def test_what_postgres_cannot_store_is_taken_out_of_what_a_model_says() -> None:
 def test_a_job_that_fails_by_itself_is_tried_a_bounded_number_of_times() -> None:
     error = psycopg.DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes: Biscuit")
     payload: dict[str, Any] = {"kept": "as it is"}
-    verdicts = []
+    verdicts: list[Verdict] = []
     for _ in range(8):
         verdicts.append(verdict(job(payload=payload, attempts=100), error))
         payload |= verdicts[-1].counts
@@ -299,7 +299,7 @@ def test_vectors_of_another_model_are_looked_for_until_there_are_none(
 @pytest.mark.parametrize("status", [400, 404, 413, 422])
 def test_a_model_that_refuses_is_waited_for_for_days(status: int) -> None:
     payload: dict[str, Any] = {}
-    verdicts = []
+    verdicts: list[Verdict] = []
     while not (verdicts and verdicts[-1].dead):
         verdicts.append(verdict(job(payload=payload, attempts=5), refused(status)))
         payload |= verdicts[-1].counts

@@ -6,6 +6,7 @@ The official client is not used: it brings gRPC and numpy, 91 MB resident agains
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -59,6 +60,7 @@ class Qdrant:
         self.name = name
         self.alias = name + ALIAS_SUFFIX
         self.active = name
+        self._resolved = False  # until then nobody knows whether the alias leads further
 
     @property
     def available(self) -> bool:
@@ -76,6 +78,12 @@ class Qdrant:
         if not isinstance(answer, dict) or "result" not in answer:
             raise UpstreamError("qdrant", "garbage", "Qdrant answered JSON without a result")
         return answer["result"]
+
+    async def _in_force(self) -> str:
+        """The collection in use, for what must not go to another one: points written there would be lost."""
+        if not self._resolved:
+            await self.resolve()
+        return self.active
 
     async def search(self, client_id: int, vector: Sequence[float], limit: int, now: int) -> list[Hit]:
         """The nearest unexpired points of a client. Raises UpstreamError."""
@@ -110,31 +118,33 @@ class Qdrant:
                 for point in points
             ]
         }
-        result = await self._call("PUT", f"/collections/{collection or self.active}/points?wait=true", body)
-        _completed(result)
+        target = collection or await self._in_force()
+        _completed(await self._call("PUT", f"/collections/{target}/points?wait=true", body))
 
     async def delete(self, ids: Sequence[uuid.UUID]) -> None:
         """Deletes points by id and waits until they are gone."""
         if ids:
-            body = {"points": [str(identity) for identity in ids]}
-            _completed(await self._call("POST", f"/collections/{self.active}/points/delete?wait=true", body))
+            await self._delete({"points": [str(identity) for identity in ids]})
 
     async def delete_client(self, client_id: int) -> None:
         """Deletes every point of a client."""
-        body = {"filter": {"must": [owned_by(client_id)]}}
-        _completed(await self._call("POST", f"/collections/{self.active}/points/delete?wait=true", body))
+        await self._delete({"filter": {"must": [owned_by(client_id)]}})
 
     async def delete_expired(self, cutoff: int) -> None:
         """Deletes every point that expired at or before `cutoff` (Unix time)."""
-        body = {"filter": {"must": [{"key": "expires_at", "range": {"lte": cutoff}}]}}
-        _completed(await self._call("POST", f"/collections/{self.active}/points/delete?wait=true", body))
+        await self._delete({"filter": {"must": [{"key": "expires_at", "range": {"lte": cutoff}}]}})
+
+    async def _delete(self, body: Mapping[str, object]) -> None:
+        target = await self._in_force()
+        _completed(await self._call("POST", f"/collections/{target}/points/delete?wait=true", body))
 
     async def count(self, client_id: int | None = None, collection: str | None = None) -> int:
         """The exact number of points, of a client or of all."""
         body: dict[str, Any] = {"exact": True}
         if client_id is not None:
             body["filter"] = {"must": [owned_by(client_id)]}
-        result = await self._call("POST", f"/collections/{collection or self.active}/points/count", body)
+        target = collection or await self._in_force()
+        result = await self._call("POST", f"/collections/{target}/points/count", body)
         return int(result["count"])
 
     async def identities(self, offset: str | None, limit: int) -> tuple[list[str], str | None]:
@@ -142,7 +152,7 @@ class Qdrant:
         body: dict[str, Any] = {"limit": limit, "with_payload": False, "with_vector": False}
         if offset is not None:
             body["offset"] = offset
-        result = await self._call("POST", f"/collections/{self.active}/points/scroll", body)
+        result = await self._call("POST", f"/collections/{await self._in_force()}/points/scroll", body)
         following = result.get("next_page_offset")
         return [str(point["id"]) for point in result["points"]], None if following is None else str(following)
 
@@ -161,6 +171,12 @@ class Qdrant:
             body = {"field_name": field, "field_schema": schema}
             await self._call("PUT", f"/collections/{collection}/index?wait=true", body)
 
+    async def rebuilt(self) -> list[str]:
+        """The collections that a reindex made, in force, half-built or left behind."""
+        result = await self._call("GET", "/collections")
+        names = (str(item["name"]) for item in result["collections"])
+        return [name for name in names if re.fullmatch(rf"{re.escape(self.name)}_\d+", name)]
+
     async def missing_indexes(self, collection: str) -> set[str]:
         """The declared payload indexes that a collection lacks; its creation may have been cut short."""
         found = await self._call("GET", f"/collections/{collection}")
@@ -173,6 +189,7 @@ class Qdrant:
     async def resolve(self) -> None:
         """Finds out which collection is in force: the one behind the alias, else the declared one."""
         self.active = self.alias if await self.exists(self.alias) else self.name
+        self._resolved = True
 
     async def switch(self, collection: str) -> None:
         """Lets the alias lead to another collection, in one step."""
@@ -182,6 +199,7 @@ class Qdrant:
         actions.append({"create_alias": {"collection_name": collection, "alias_name": self.alias}})
         await self._call("POST", "/collections/aliases", {"actions": actions})
         self.active = self.alias
+        self._resolved = True
 
     async def alias_target(self) -> str | None:
         """The collection behind the alias, if there is one."""

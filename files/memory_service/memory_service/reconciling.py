@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import time
 import uuid
@@ -27,6 +29,7 @@ class Reconciler:
         self._qdrant = qdrant
         self._was_away = True
         self._compared_at = 0.0
+        self._shaping = asyncio.Lock()  # held while collections are made and dropped
 
     async def step(self) -> bool:
         """One look: is the collection there, does the count agree? What is missing goes into the outbox."""
@@ -48,8 +51,36 @@ class Reconciler:
         if self._was_away or time.monotonic() - self._compared_at >= COMPARE_EVERY_S:
             await self.compare()
             self._compared_at = time.monotonic()
+            if not self._shaping.locked():  # a reindex is under way, which sweeps by itself
+                await self.sweep()
         self._was_away = False
         return False
+
+    async def sweep(self) -> None:
+        """Drops what a reindex that was cut short left behind: copies of what was said, that no forgetting reaches.
+
+        Raises UpstreamError.
+        """
+        async with self._shaping:
+            await self._sweep()
+
+    async def _sweep(self) -> None:
+        name = self._qdrant.name
+        target = await self._qdrant.alias_target()
+        for left in await self._qdrant.rebuilt():
+            if left != target:
+                log.warning("the collection %s is a reindex's that did not end: it is dropped", left)
+                await self._qdrant.drop(left)
+        if target is None or target == name:
+            return
+        # The declared collection stays, empty: a deploy looks for it.
+        there = await self._qdrant.exists(name)
+        if there and await self._qdrant.count(collection=name) > 0:
+            log.warning("the collection %s is not in use any more and is emptied", name)
+            await self._qdrant.drop(name)
+            there = False
+        if not there:
+            await self._qdrant.create(name)
 
     async def compare(self) -> int:
         """Enqueues every difference when the counts differ and nothing is under way; returns how many."""
@@ -116,30 +147,23 @@ class Reconciler:
 
         Searches go on with the old one meanwhile. What is written during the build is delivered to the old
         one and again to the new one after the switch (everything changed since the start is enqueued).
+        Raises UpstreamError, StoreUnavailable; what is left behind then is swept up later.
         """
+        async with self._shaping:
+            return await self._reindex()
+
+    async def _reindex(self) -> dict[str, Any]:
         started = time.perf_counter()
-        begun = await self._database.run(system_rows.clock, system=True, wait_s=2.0)
+        await self._sweep()
         before = await self._qdrant.alias_target()
+        begun = await self._database.run(system_rows.clock, system=True, wait_s=2.0)
         fresh = f"{self._qdrant.name}_{int(time.time())}"
         await self._qdrant.create(fresh)
-        written = 0
         try:
-            async for identities in self._all_ids():
-                rows = await self._database.run(
-                    lambda connection, ids=identities: system_rows.vector_rows(connection, ids),  # type: ignore[misc]
-                    system=True,
-                    wait_s=2.0,
-                    timeout_s=30.0,
-                )
-                await self._qdrant.upsert([point(row) for row in rows], fresh)
-                written += len(rows)
-            found = await self._qdrant.count(collection=fresh)
-            if found < written:
-                raise UpstreamError(
-                    "qdrant", "incomplete", f"the new collection has {found} points of {written} written"
-                )
+            written = await self._fill(fresh)
         except BaseException:
-            await self._qdrant.drop(fresh)
+            with contextlib.suppress(UpstreamError):  # what failed is more telling
+                await self._qdrant.drop(fresh)
             raise
         await self._qdrant.switch(fresh)
         queued = await self.compare_all()
@@ -147,8 +171,7 @@ class Reconciler:
             lambda connection: system_rows.enqueue_changed(connection, begun), system=True, wait_s=2.0
         )
         await self._qdrant.drop(before or self._qdrant.name)
-        if before is None:  # the declared collection stays, empty: a deploy looks for it
-            await self._qdrant.create(self._qdrant.name)
+        await self._sweep()
         await self._database.run(
             lambda connection: system_rows.set_index_state(connection, "collection", fresh),
             system=True,
@@ -160,6 +183,25 @@ class Reconciler:
             "changed_meanwhile": queued,
             "seconds": round(time.perf_counter() - started, 2),
         }
+
+    async def _fill(self, fresh: str) -> int:
+        """Writes every entry into a new collection; returns how many."""
+        written = 0
+        async for identities in self._all_ids():
+            rows = await self._database.run(
+                lambda connection, ids=identities: system_rows.vector_rows(connection, ids),  # type: ignore[misc]
+                system=True,
+                wait_s=2.0,
+                timeout_s=30.0,
+            )
+            await self._qdrant.upsert([point(row) for row in rows], fresh)
+            written += len(rows)
+        found = await self._qdrant.count(collection=fresh)
+        if found < written:
+            raise UpstreamError(
+                "qdrant", "incomplete", f"the new collection has {found} points of {written} written"
+            )
+        return written
 
     async def compare_all(self) -> int:
         """Enqueues all differences, whatever is under way."""
