@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import psycopg
@@ -14,15 +15,19 @@ from pydantic import SecretStr
 
 from memory_service import system_rows
 from memory_service.backfilling import Backfill
-from memory_service.database import Database
+from memory_service.database import Database, is_unavailable
 from memory_service.embedding import Embedder
 from memory_service.errors import StoreUnavailable, UpstreamError
 from memory_service.extraction import check
+from memory_service.forgetting import Forgetter
+from memory_service.qdrant import Qdrant
+from memory_service.repository import ProfileRow
 from memory_service.settings import Settings
 from memory_service.system_rows import Job
 from memory_service.verdicts import Verdict, kind_of, verdict
 from memory_service.work import BudgetSpent, Worker
 
+NOW = datetime(2026, 11, 22, tzinfo=UTC)
 SETTINGS = Settings(service_token=SecretStr("s" * 16), admin_token=SecretStr("a" * 16), qdrant_url="")
 
 
@@ -324,3 +329,31 @@ def test_only_answers_count_as_nonsense_not_outages() -> None:
 def test_a_reindex_that_qdrant_refuses_does_not_block_the_next_for_days() -> None:
     found = verdict(job(kind="reindex", payload={"nonsense": 4}), refused(400))
     assert found.dead and found.counts == {"nonsense": 5}
+
+
+# -- a lock that somebody holds
+
+
+def test_a_lock_that_is_not_to_be_had_in_time_means_unavailable() -> None:
+    assert is_unavailable(psycopg.errors.LockNotAvailable("canceling statement due to lock timeout"))
+    assert not is_unavailable(psycopg.errors.DeadlockDetected("deadlock detected"))
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("x"), psycopg.DataError("x"), RuntimeError("x")])
+def test_a_forget_that_postgres_committed_is_answered_whatever_comes_after(error: Exception) -> None:
+    class Committed:
+        """A database that does the first transaction only."""
+
+        calls = 0
+
+        async def run(self, *_: object, **__: object) -> Any:
+            self.calls += 1
+            if self.calls > 1:
+                raise error
+            return ProfileRow(7, "u", None, None, [], {}, NOW, NOW), {"memory_entries": 2}
+
+    gone: list[int] = []
+    forgetter = Forgetter(cast(Database, Committed()), cast(Qdrant, object()), gone.append)
+    answer = asyncio.run(forgetter.forget("u", dry_run=False))
+    assert answer.qdrant is None and answer.qdrant_pending and answer.postgres == {"memory_entries": 2}
+    assert gone == [7]

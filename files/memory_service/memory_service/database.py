@@ -35,6 +35,8 @@ _ENTER = (
 
 # SQLSTATE classes that say "the server cannot serve now": connection, resources, operator intervention.
 _UNAVAILABLE = ("08", "53", "57P")
+# A statement that ran too long, or waited too long for a lock.
+_TOO_LATE = ("57014", "55P03")
 
 
 def is_unavailable(error: BaseException) -> bool:
@@ -43,7 +45,7 @@ def is_unavailable(error: BaseException) -> bool:
         return False
     if error.sqlstate is None:
         return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
-    return error.sqlstate.startswith(_UNAVAILABLE) or error.sqlstate == "57014"
+    return error.sqlstate.startswith(_UNAVAILABLE) or error.sqlstate in _TOO_LATE
 
 
 class Database:

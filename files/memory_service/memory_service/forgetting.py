@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from decimal import Decimal
@@ -15,6 +16,8 @@ from memory_service.errors import UpstreamError
 from memory_service.qdrant import Qdrant
 from memory_service.repository import ClientRows, ProfileRow, find_client
 from memory_service.schemas import ForgetResponse
+
+log = logging.getLogger(__name__)
 
 
 def user_hash(user_id: str) -> bytes:
@@ -48,14 +51,36 @@ class Forgetter:
             return profile, {**counts, "client_profiles": 1}
 
         profile, counts = await self._database.run(rows_of, system=True, timeout_s=60.0, wait_s=2.0)
-        if not dry_run:
+        if dry_run:
+            points, pending = await self._counted(profile.id), False
+        else:
             self._forgotten(profile.id)
-        points, pending = await self._points(profile.id, dry_run)
+            points, pending = await self._removed(profile.id)
         return ForgetResponse(
             client_id=profile.id, dry_run=dry_run, postgres=counts, qdrant=points, qdrant_pending=pending
         )
 
-    async def _points(self, client_id: int, dry_run: bool) -> tuple[int | None, bool]:
+    async def _counted(self, client_id: int) -> int | None:
+        """How many points Qdrant has of a client; None when it does not say."""
+        if self._qdrant is None:
+            return 0
+        try:
+            return await self._qdrant.count(client_id)
+        except UpstreamError:
+            return None
+
+    async def _removed(self, client_id: int) -> tuple[int | None, bool]:
+        """How many points Qdrant removed, and whether some wait. Raises nothing: PostgreSQL has committed.
+
+        The lock may be held by a delivery that waits for a Qdrant that hangs.
+        """
+        try:
+            return await self._points(client_id)
+        except Exception as error:
+            log.warning("the points of client %d are left to the outbox: %s", client_id, type(error).__name__)
+            return None, True
+
+    async def _points(self, client_id: int) -> tuple[int | None, bool]:
         qdrant = self._qdrant
         if qdrant is None:
             return 0, False
@@ -65,14 +90,12 @@ class Forgetter:
             await system_rows.lock(connection, system_rows.OUTBOX_LOCK)
             try:
                 before = await qdrant.count(client_id)
-                if dry_run:
-                    return before, False
                 await qdrant.delete_client(client_id)
                 after = await qdrant.count(client_id)
             except UpstreamError:
-                waiting = await system_rows.waiting_for(connection, client_id)
-                return None, waiting > 0 and not dry_run
-            await system_rows.delete_outbox_of(connection, client_id)
+                return None, await system_rows.waiting_for(connection, client_id) > 0
+            if after == 0:
+                await system_rows.delete_outbox_of(connection, client_id)
             return before - after, after > 0
 
         return await self._database.run(work, system=True, timeout_s=60.0, wait_s=2.0)
