@@ -130,3 +130,17 @@ def test_forgetting_a_profile_takes_everything_of_it_along(connection: psycopg.C
     connection.execute("DELETE FROM memory.client_profiles WHERE id = 7")
     assert one(connection, "SELECT count(*) FROM memory.memory_terms WHERE client_id = 7") == 0
     assert one(connection, "SELECT count(*) FROM memory.memory_entries") == 1
+
+
+def test_no_deletion_reads_a_whole_table_for_its_foreign_keys(connection: psycopg.Connection) -> None:
+    """Every reference has an index of its own that begins with it; a partial one is of no use to the check."""
+    without = connection.execute(
+        """
+        SELECT c.conrelid::regclass::text, a.attname FROM pg_constraint c
+        JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = c.conkey[1]
+        WHERE c.contype = 'f' AND c.connamespace = 'memory'::regnamespace
+          AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.conrelid AND i.indkey[0] = c.conkey[1]
+                          AND i.indpred IS NULL)
+        """
+    ).fetchall()
+    assert without == []
