@@ -70,6 +70,56 @@ def test_a_growing_conversation_is_stored_once(client: httpx.Client, stack: Stac
     assert [row[0] for row in rows] == [turn["content"] for turn in turns]
 
 
+def said_in(stack: Stack, client: httpx.Client, user: str) -> list[object]:
+    number = ask(client, user, "x")["client_id"]
+    rows = stack.rows("SELECT content FROM memory.memory_entries ORDER BY created_at, slot", client=number)
+    return [row[0] for row in rows]
+
+
+@pytest.mark.parametrize("ids", [True, False])
+def test_what_is_said_again_in_a_later_turn_counts_again(
+    client: httpx.Client, admin: httpx.Client, stack: Stack, user: str, ids: bool
+) -> None:
+    words = ["I live in Berlin", "I live in Munich now", "I live in Berlin"]
+    for number, said in enumerate(words):
+        more = {"user_message_id": f"u{number}"} if ids else {}
+        write(client, user, said, chat_id="c", message_id=f"m{number}", timestamp=None, **more)
+    assert said_in(stack, client, user) == [text for said in words for text in (said, "Noted.")]
+    facts = admin.get(f"/v1/clients/{user}/facts").json()
+    assert [fact["value"] for fact in facts] == ["Berlin"]
+
+
+def test_without_a_chat_what_is_said_again_after_something_else_counts_again(
+    client: httpx.Client, admin: httpx.Client, user: str
+) -> None:
+    for number, said in enumerate(["I live in Berlin", "I live in Munich now", "I live in Berlin"]):
+        write(client, user, said, message_id=f"api-{number}", timestamp=None)
+    facts = admin.get(f"/v1/clients/{user}/facts").json()
+    assert [fact["value"] for fact in facts] == ["Berlin"]
+
+
+@pytest.mark.parametrize("ids", [True, False])
+def test_another_answer_to_the_same_message_does_not_store_the_message_twice(
+    client: httpx.Client, stack: Stack, user: str, ids: bool
+) -> None:
+    more = {"chat_id": "c", **({"user_message_id": "u"} if ids else {})}
+    for number, answer in enumerate(["Noted.", "Good.", "Noted."]):
+        write(client, user, "I live in Berlin", answer, message_id=f"m{number}", **more)
+    assert said_in(stack, client, user) == ["I live in Berlin", "Noted.", "Good."]
+
+
+def test_a_first_turn_that_comes_after_the_whole_conversation_is_not_stored_again(
+    client: httpx.Client, stack: Stack, user: str
+) -> None:
+    first = {"role": "user", "content": "I live in Berlin"}
+    answered = {"role": "assistant", "content": "Noted."}
+    second = {"role": "user", "content": "I live in Munich now"}
+    for conversation in ([first, answered, second], [first]):
+        body = {"client_id": user, "chat_id": "c", "conversation": conversation, "response": "Noted."}
+        assert client.post("/v1/writeback", json=body).status_code == 200
+    assert said_in(stack, client, user) == ["I live in Berlin", "Noted.", "I live in Munich now", "Noted."]
+
+
 def test_the_monitors_probe_bodies_leave_no_growing_data_and_cost_no_model(
     client: httpx.Client, stack: Stack
 ) -> None:

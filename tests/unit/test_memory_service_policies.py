@@ -65,6 +65,7 @@ from memory_service.lexical import (
     stretches,
     unpack_postings,
 )
+from memory_service.novelty import Said, unknown
 from memory_service.qdrant import COLLECTION, INDEXES
 from memory_service.rendering import Section, estimate_tokens, render
 from memory_service.retrieval import CENTRES, SMALL_CENTRE_S, Centres
@@ -158,6 +159,80 @@ def test_spelling_and_prefixes_do_not_make_another_key() -> None:
 def test_one_allergy_does_not_replace_another() -> None:
     assert storage_key("allergy", "Peanuts") == "allergy.peanuts" != storage_key("allergy", "Milk")
     assert storage_key("home_city", "Oslo") == "home_city"
+
+
+# -- what a chat does not have yet
+
+
+def talk(*words: str) -> list[Said]:
+    """Messages as compared: `?x` is the user's, `?x#1` with an id, anything else an answer."""
+    messages = []
+    for word in words:
+        text, _, number = word.partition("#")
+        role = "user" if text.startswith("?") else "assistant"
+        messages.append(Said(role, text.encode(), number or None))
+    return messages
+
+
+@pytest.mark.parametrize(
+    ("stored", "sent", "new"),
+    [
+        (["?Berlin", "Noted", "?Munich", "Noted"], ["?Berlin", "Noted"], ["?Berlin", "Noted"]),
+        (["?yes", "Noted", "?and?", "Well"], ["?yes", "Noted"], ["?yes", "Noted"]),
+        (["?yes", "Noted"], ["?yes", "Noted"], []),
+        (["?yes", "Noted"], ["?yes", "Good"], ["Good"]),
+        (["?yes", "Noted", "Good"], ["?yes", "Good"], []),
+        (["?yes", "Noted"], ["?no", "Noted"], ["?no", "Noted"]),
+        (["?yes"], ["?yes", "Noted"], ["Noted"]),
+        # The id of the user's message tells saying it again from asking for another answer to it.
+        (["?yes#1", "Noted"], ["?yes#2", "Noted"], ["?yes#2", "Noted"]),
+        (["?yes#1", "Noted"], ["?yes#1", "Good"], ["Good"]),
+        (["?Berlin#1", "Noted", "?Munich#2", "Noted"], ["?Berlin#1", "Good"], ["Good"]),
+        (["?Berlin#1", "Noted"], ["?Munich#1", "Noted"], ["?Munich#1", "Noted"]),
+        (["?yes", "Noted"], ["?yes#2", "Good"], ["Good"]),
+        (["?yes#1", "Noted"], ["?yes", "Good"], ["Good"]),
+    ],
+)
+def test_one_turn_is_new_unless_it_is_the_chats_newest(
+    stored: list[str], sent: list[str], new: list[str]
+) -> None:
+    messages = talk(*sent)
+    found = unknown(talk(*stored), messages, whole=False, elsewhere=False)
+    assert [messages[index] for index in found] == talk(*new)
+
+
+def test_without_an_id_of_the_chat_the_same_first_words_are_a_new_beginning_after_others() -> None:
+    begun = talk("?hello", "Hi")
+    assert unknown(begun, begun, whole=False, elsewhere=False) == []
+    assert unknown(begun, begun, whole=False, elsewhere=True) == [0, 1]
+
+
+turns_said = st.lists(st.tuples(st.sampled_from(["?yes", "?no"]), st.sampled_from(["Noted", "Good"])))
+
+
+@given(turns_said, st.data())
+def test_a_conversation_that_is_sent_whole_is_stored_once(
+    turns: list[tuple[str, str]], data: st.DataObject
+) -> None:
+    everything = talk(*itertools.chain.from_iterable(turns))
+    stored: list[Said] = []
+    # In their order, then any of them again, as a caller does whose answer was lost.
+    ends = [*range(1, len(turns) + 1), *data.draw(st.lists(st.integers(1, max(1, len(turns)))))]
+    for end in ends if turns else []:
+        sent = everything[: 2 * end]
+        whole = len(stored) > 2
+        stored += [sent[index] for index in unknown(stored, sent, whole=whole, elsewhere=False)]
+    assert stored == everything
+
+
+@given(turns_said)
+def test_turns_that_are_sent_one_by_one_are_all_stored(turns: list[tuple[str, str]]) -> None:
+    stored: list[Said] = []
+    for number, turn in enumerate(turns):
+        sent = talk(f"{turn[0]}#{number}", turn[1])
+        stored += [sent[index] for index in unknown(stored, sent, whole=False, elsewhere=False)]
+        assert unknown(stored, sent, whole=False, elsewhere=False) == []
+    assert [message.content_hash.decode() for message in stored] == list(itertools.chain.from_iterable(turns))
 
 
 # -- fusion

@@ -23,6 +23,7 @@ from memory_service.database import Connection, name_client
 from memory_service.embedding import literal
 from memory_service.errors import NotFound
 from memory_service.lexical import SMALL_TALK, Postings, unpack_postings
+from memory_service.novelty import Said, one_turn, unknown
 from memory_service.schemas import FIRST_OWN_ID
 
 NAMESPACE: Final = uuid.UUID("6f0c1b0e-57a5-5c39-9d0e-0d6c1f6f2a11")
@@ -89,6 +90,7 @@ class NewEntry:
     content_hash: bytes
     quarantined: bool
     occurred_at: datetime
+    message_id: str | None = None
 
 
 _PROFILE_COLUMNS = "id, user_id, full_name, email, tags, metadata, created_at, updated_at"
@@ -307,10 +309,13 @@ class ClientRows:
         vectors: Sequence[Sequence[float]] | None,
         model: str,
         ttl_days: int | None,
+        chat_has_id: bool = True,
     ) -> int:
         """Appends the messages to their chat, but for those that the chat has already; returns how many.
 
         The chat's row is locked meanwhile, so that positions are never given out twice.
+
+        :param chat_has_id: whether the caller named the chat; otherwise it is known by how it began
         """
         chat = await self._one(
             """
@@ -322,19 +327,15 @@ class ClientRows:
         )
         assert chat is not None
         base = int(chat["id"]) << 20
-        known = await self._all(
-            "SELECT role, content_hash, count(*) AS times FROM memory_entries"
-            " WHERE client_id = %(client)s AND slot >= %(base)s AND slot < %(end)s GROUP BY 1, 2",
-            {"base": base, "end": base + (1 << 20)},
-        )
-        times = {(row["role"], bytes(row["content_hash"])): int(row["times"]) for row in known}
+        sent = [Said(entry.role, entry.content_hash, entry.message_id) for entry in entries]
+        stored = await self._said(base)
+        whole = elsewhere = False
+        if stored and one_turn(sent):
+            whole, elsewhere = await self._told(int(chat["id"]), base, chat_has_id)
         position = int(chat["next_position"])
         rows: list[dict[str, object]] = []
-        for index, entry in enumerate(entries):
-            identity = (entry.role, entry.content_hash)
-            if times.get(identity, 0) > 0:
-                times[identity] -= 1
-                continue
+        for index in unknown(stored, sent, whole=whole, elsewhere=elsewhere):
+            entry = entries[index]
             slot = base + position
             position += 1
             rows.append(
@@ -351,6 +352,7 @@ class ClientRows:
                     "hash": entry.content_hash,
                     "quarantined": entry.quarantined,
                     "at": entry.occurred_at,
+                    "metadata": Jsonb({"message_id": entry.message_id} if entry.message_id else {}),
                 }
             )
         if rows:
@@ -366,6 +368,31 @@ class ClientRows:
             {"chat": chat["id"], "episode": episode_id},
         )
         return len(rows)
+
+    async def _said(self, base: int) -> list[Said]:
+        """All messages of a chat, in their order."""
+        rows = await self._all(
+            "SELECT role, content_hash, metadata->>'message_id' AS message_id FROM memory_entries"
+            " WHERE client_id = %(client)s AND slot >= %(base)s AND slot < %(end)s ORDER BY slot",
+            {"base": base, "end": base + (1 << 20)},
+        )
+        return [Said(row["role"], bytes(row["content_hash"]), row["message_id"]) for row in rows]
+
+    async def _told(self, chat: int, base: int, chat_has_id: bool) -> tuple[bool, bool]:
+        """Whether a chat was ever sent with more than a turn, and whether its user has spoken elsewhere since."""
+        row = await self._one(
+            """
+            SELECT EXISTS (SELECT 1 FROM episodes WHERE client_id = %(client)s AND conversation_id = %(chat)s
+                           AND message_count > 2) AS whole,
+                   NOT %(has_id)s AND NOT coalesce((
+                       SELECT slot >= %(base)s AND slot < %(end)s FROM memory_entries
+                       WHERE client_id = %(client)s AND role = 'user' AND source_type = 'conversation'
+                       ORDER BY created_at DESC LIMIT 1), true) AS elsewhere
+            """,
+            {"chat": chat, "base": base, "end": base + (1 << 20), "has_id": chat_has_id},
+        )
+        assert row is not None
+        return bool(row["whole"]), bool(row["elsewhere"])
 
     async def add_note(
         self,
@@ -793,9 +820,9 @@ _EXPORT: Final[dict[str, str]] = {
 
 _INSERT_ENTRY: Final = """
     INSERT INTO memory_entries (id, client_id, content, embedding, embedding_model, source_type, ttl_days,
-                                episode_id, slot, role, content_hash, quarantined, occurred_at)
+                                episode_id, slot, role, content_hash, quarantined, occurred_at, metadata)
     VALUES (%(id)s, %(client)s, %(content)s, %(embedding)s::vector, %(model)s, 'conversation', %(ttl)s,
-            %(episode)s, %(slot)s, %(role)s, %(hash)s, %(quarantined)s, %(at)s)
+            %(episode)s, %(slot)s, %(role)s, %(hash)s, %(quarantined)s, %(at)s, %(metadata)s)
 """
 _FACTS: Final = """
     SELECT fact_key, fact_value, confidence, source, valid_from, last_seen_at FROM memory_facts

@@ -144,7 +144,7 @@ class Message(Request):
 
 
 class WritebackRequest(Request):
-    """A finished turn: the conversation up to the user's message, and the answer to it."""
+    """A finished turn: the conversation up to the user's message, or this message alone, and the answer to it."""
 
     client_id: ClientId
     conversation: Annotated[list[Message], Field(min_length=1, max_length=500)]
@@ -152,6 +152,7 @@ class WritebackRequest(Request):
     timestamp: Moment = None
     chat_id: OptionalName = None
     message_id: OptionalName = None
+    user_message_id: OptionalName = None
     session_id: OptionalName = None
     duration_seconds: Annotated[int, Field(ge=0, le=86_400)] | None = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -80,6 +80,9 @@ def read_turn(request: WritebackRequest, now: datetime) -> Turn:
         metrics.REDACTIONS.inc(redactions)
     if not entries:
         raise Unprocessable("the conversation has no text of a user or an assistant: nothing to remember")
+    asked = max((index for index, entry in enumerate(entries) if entry.role == "user"), default=None)
+    if asked is not None:
+        entries[asked] = replace(entries[asked], message_id=request.user_message_id)
     users = [entry for entry in entries if entry.role == "user"]
     first = users[0] if users else entries[0]
     # Without a chat id a conversation is known by how it began: callers send it whole every time.
@@ -176,7 +179,13 @@ class Writer:
             if turn.probe:
                 return Committed(profile.id, episode, None, False, None, True)
             await rows.add_messages(
-                turn.chat_key, episode, turn.entries, vectors, self._embedder.model, self._settings.ttl_days
+                turn.chat_key,
+                episode,
+                turn.entries,
+                vectors,
+                self._embedder.model,
+                self._settings.ttl_days,
+                chat_has_id=request.chat_id is not None,
             )
             if saved and turn.session_id is not None:
                 await rows.put_state(turn.session_id, "last_message", turn.summary[:STATE_CHARACTERS], 86_400)
