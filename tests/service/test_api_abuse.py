@@ -92,6 +92,34 @@ def test_unusual_text_is_kept_as_it_is(client: httpx.Client, user: str) -> None:
     assert said in [chunk["content"] for chunk in found["similar_chunks"]]
 
 
+def test_a_time_that_stands_for_none_harms_no_later_call(
+    client: httpx.Client, admin: httpx.Client, user: str
+) -> None:
+    body = {
+        "client_id": user,
+        "conversation": [{"role": "user", "content": "I live in Oslo"}],
+        "response": "Noted.",
+        "timestamp": "0001-01-01T00:00:00+01:00",
+    }
+    assert client.post("/v1/writeback", json=body).status_code == 200
+    answer = client.post("/v1/assemble", json={"client_id": user, "query": "Where in Oslo?"})
+    assert answer.status_code == 200 and answer.json()["facts"][0]["valid_from"].startswith("1970-01-01")
+    exported = admin.get(f"/v1/clients/{user}/export")
+    assert exported.status_code == 200 and '"memory_entries"' in exported.text
+
+
+def test_a_number_that_is_infinite_when_read_is_refused(admin: httpx.Client, user: str) -> None:
+    for path, body in (
+        ("state/s/k", b'{"value": 1e999}'),
+        ("facts/k", b'{"value": "v", "confidence": 1e999}'),
+    ):
+        response = admin.put(
+            f"/v1/clients/{user}/{path}", content=body, headers={"Content-Type": "application/json"}
+        )
+        assert response.status_code == 400, response.text
+        assert "too large" in response.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("header", "status"),
     [

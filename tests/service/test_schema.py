@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from tests.service.cluster import running_cluster
+from tests.service.cluster import MIGRATIONS, running_cluster
 
 pytestmark = pytest.mark.real
 
@@ -76,6 +76,39 @@ def test_values_out_of_range_are_refused(
     with pytest.raises(psycopg.errors.CheckViolation):
         insert = f"INSERT INTO memory.{table} (client_id, {columns}) VALUES (7, {values})"
         connection.execute(insert.encode())
+
+
+def test_moments_that_no_client_can_read_are_lifted(connection: psycopg.Connection, database: str) -> None:
+    early = "0001-01-01T00:00:00+01:00"
+    add(connection, 7, "said in year 1", occurred_at=early)
+    add(connection, 7, "said today")
+    for statement in (
+        "INSERT INTO memory.episodes (client_id, conversation_hash, occurred_at) VALUES (7, repeat('a', 64), %s)",
+        "INSERT INTO memory.memory_facts (client_id, fact_key, fact_value, confidence, valid_from)"
+        " VALUES (7, 'k', 'v', 0.5, %s)",
+        "INSERT INTO memory.fact_history (client_id, fact_key, fact_value, confidence, status, source, valid_from)"
+        " VALUES (7, 'k', 'v', 0.5, 'active', 'user', %s)",
+        "INSERT INTO memory.fact_history (client_id, fact_key, fact_value, confidence, status, source, valid_from,"
+        " valid_to) VALUES (7, 'k', 'w', 0.5, 'superseded', 'user', '0001-01-01T00:00:00+02:00', %s)",
+    ):
+        connection.execute(statement.encode(), [early])
+    with pytest.raises(psycopg.DataError):
+        connection.execute("SELECT occurred_at FROM memory.memory_entries").fetchall()
+    (migration,) = MIGRATIONS.glob("0007_*.sql")
+    with psycopg.connect(database) as deploy:
+        deploy.execute(migration.read_text().encode())
+    moments = "SELECT count(*) FILTER (WHERE {0} = '1970-01-01Z'), count({0}) FROM memory.{1}"
+    for column, table, lifted, there in (
+        ("occurred_at", "memory_entries", 1, 2),
+        ("occurred_at", "episodes", 1, 1),
+        ("valid_from", "memory_facts", 1, 1),
+        ("valid_from", "fact_history", 2, 2),
+        ("valid_to", "fact_history", 1, 1),
+    ):
+        found = connection.execute(moments.format(column, table).encode()).fetchone()
+        assert found == (lifted, there), (table, column)
+    # The words of its date follow, so that the entry is found by the new one.
+    assert one(connection, "SELECT count(*) FROM memory.memory_terms WHERE term = '1970'") == 1
 
 
 def test_a_conversation_hash_is_unique_within_a_client_only(connection: psycopg.Connection) -> None:

@@ -11,7 +11,7 @@ import time
 import unicodedata
 import zipfile
 from array import array
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from hypothesis import given
@@ -65,13 +65,16 @@ from memory_service.lexical import (
     stretches,
     unpack_postings,
 )
+from memory_service.moments import EARLIEST, moment
 from memory_service.novelty import Said, unknown
 from memory_service.qdrant import COLLECTION, INDEXES
 from memory_service.rendering import Section, estimate_tokens, render
 from memory_service.retrieval import CENTRES, SMALL_CENTRE_S, Centres
+from memory_service.schemas import WritebackRequest
 from memory_service.settings import VECTOR_SIZE
 from memory_service.static_embedding import StaticModel
 from memory_service.upstream import Breaker, RetryBudget, Upstream
+from memory_service.writing import read_turn
 from operations.wheels import wheel
 from tasks.memory_service import PROJECT
 from tasks.qdrant import DECLARED
@@ -570,6 +573,7 @@ def test_ordinary_text_is_not(text: str) -> None:
         (b'{"a":' * 100 + b"1" + b"}" * 100, "too_deep"),
         (b'{"a": NaN}', "not_json"),
         (b'{"a": 1' + b"0" * 5000 + b"}", "not_json"),
+        (b'{"a": [-1e999]}', "not_json"),
         (b"{", "not_json"),
     ],
 )
@@ -600,6 +604,23 @@ def test_any_shallow_json_passes_and_can_be_stored(value: object) -> None:
     result = checked(json.dumps(value).encode(), 60)
     result.decode("utf-8")
     assert b"\\u0000" not in result
+
+
+# -- moments
+
+
+@given(st.datetimes(timezones=st.none() | st.timezones() | st.just(timezone(timedelta(hours=14)))))
+def test_a_moment_is_no_earlier_than_postgres_and_python_agree_on(value: datetime) -> None:
+    assert moment(value) >= EARLIEST
+    aware = value if value.tzinfo else value.replace(tzinfo=UTC)
+    assert moment(value) == aware or aware < EARLIEST
+
+
+def test_the_first_hours_of_year_1_are_no_moment_of_a_turn() -> None:
+    body = {"client_id": 1, "conversation": [{"role": "user", "content": "x"}]}
+    for text in ("0001-01-01T00:00:00+01:00", "0001-01-01T00:00:00"):
+        request = WritebackRequest.model_validate({**body, "timestamp": text})
+        assert read_turn(request, NOW).occurred_at == EARLIEST
 
 
 # -- extraction

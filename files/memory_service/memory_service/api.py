@@ -34,6 +34,7 @@ from memory_service.errors import (
 from memory_service.forgetting import export
 from memory_service.hygiene import clean
 from memory_service.learning import canonical_key, learn
+from memory_service.moments import moment
 from memory_service.repository import ClientRows, find_client
 from memory_service.retrieval import Deadline, Found
 from memory_service.schemas import (
@@ -84,7 +85,6 @@ ClientPath = Annotated[
 KeyPath = Annotated[str, Path(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 NamePath = Annotated[str, Path(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
 NumberPath = Annotated[int, Path(ge=1, le=9_223_372_036_854_775_807)]
-_EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 
 _bearer = HTTPBearer(auto_error=False, description="A token of the service or of an operator")
 Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
@@ -307,7 +307,7 @@ def create_app(service: Service, *, background: bool = True) -> FastAPI:
         """What is believed, now or as of a moment."""
 
         async def work(rows: ClientRows) -> list[FactOut]:
-            found = await rows.facts() if as_of is None else await rows.facts_as_of(_moment(as_of))
+            found = await rows.facts() if as_of is None else await rows.facts_as_of(moment(as_of))
             return [fact_out(row) for row in found]
 
         return await in_client(client, work)
@@ -567,11 +567,6 @@ def create_app(service: Service, *, background: bool = True) -> FastAPI:
         return Response(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return app
-
-
-def _moment(value: datetime) -> datetime:
-    aware = value if value.tzinfo is not None else value.replace(tzinfo=UTC)
-    return max(aware, _EARLIEST)
 
 
 async def readiness(service: Service) -> Readiness:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -36,6 +37,14 @@ def depth(structure: str, limit: int) -> bool:
     return True
 
 
+def _finite(number: str) -> float:
+    """A number as the parser reads it. Raises ValueError for one that it would take for infinite."""
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError
+    return value
+
+
 def checked(body: bytes, max_depth: int) -> bytes:
     """The body as the parser may have it. Raises Refusal.
 
@@ -54,9 +63,13 @@ def checked(body: bytes, max_depth: int) -> bytes:
     if _NOT_FINITE.search(structure):
         raise Refusal(400, "not_json", "the body has NaN or Infinity, which JSON does not know")
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_float=_finite)
     except ValueError as error:
-        reason = str(error) if isinstance(error, json.JSONDecodeError) else "a number has too many digits"
+        reason = (
+            str(error)
+            if isinstance(error, json.JSONDecodeError)
+            else "a number is too large or has too many digits"
+        )
         raise Refusal(400, "not_json", f"the body is not JSON: {reason}") from None
     if _ESCAPED.search(text):
         return json.dumps(_without_lone(value), ensure_ascii=False).encode()

@@ -14,6 +14,7 @@ from memory_service.database import Connection, Database
 from memory_service.embedding import Embedder
 from memory_service.errors import NotFound, StoreUnavailable, Unprocessable
 from memory_service.hygiene import clean, normalized, without_memory
+from memory_service.moments import moment
 from memory_service.repository import ClientRows, NewEntry, find_client
 from memory_service.retrieval import Deadline
 from memory_service.schemas import WritebackRequest, WritebackResponse
@@ -54,10 +55,7 @@ def conversation_hash(request: WritebackRequest) -> str:
 
 def read_turn(request: WritebackRequest, now: datetime) -> Turn:
     """What is stored of a request. Raises Unprocessable when nobody says anything in it."""
-    at = request.timestamp or now
-    if at.tzinfo is None:
-        at = at.replace(tzinfo=UTC)
-    at = min(at, now)
+    at = min(moment(request.timestamp or now), now)
     said = [(message.role, message.text()) for message in request.conversation]
     if request.response and request.response.strip():
         if said and said[-1][0] == "assistant" and _comparable(said[-1][1]) == _comparable(request.response):
