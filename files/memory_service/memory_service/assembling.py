@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from memory_service import metrics
 from memory_service.database import Connection, Database
 from memory_service.errors import StoreUnavailable
-from memory_service.hygiene import plain, without_memory
+from memory_service.hygiene import plain
 from memory_service.lexical import informative
 from memory_service.rendering import (
     Section,
@@ -52,7 +52,7 @@ class Assembler:
         started = time.perf_counter()
         deadline = Deadline(self._settings.assemble_deadline_s)
         degraded = Degraded()
-        query = plain(without_memory(request.query))[:QUERY_CHARACTERS]
+        query = plain(request.query)[:QUERY_CHARACTERS]
         budget = request.max_tokens or self._settings.context_tokens
         # What is near in meaning is asked for as soon as the client is known, while PostgreSQL reads the rest.
         client: asyncio.Future[int] = asyncio.get_running_loop().create_future()

@@ -1,8 +1,10 @@
 """What is taken out of a text before it is stored, and what is never shown again.
 
-Order in a writeback: the injected memory block goes first (or recalled text would be learnt again and
-again), then control characters, then secrets and card numbers. Text that reads like an instruction to a
-model is stored, marked, and never rendered into a prompt.
+Order in a writeback: invisible and control characters go first, because they can stand within a tag and make
+it one when they go; then the injected memory block (or recalled text would be learnt again and again), role
+tokens, secrets and card numbers. What is taken out after the invisible leaves a space, so that what stood around
+it does not become what was to be taken out. Text that reads like an instruction to a model is stored, marked, and
+never rendered into a prompt.
 
 Everything here takes time in proportion to the text: this runs in the event loop that serves every client, and
 one of them may send a text made to be slow. So no pattern may start at many places and run to the end from each.
@@ -41,8 +43,7 @@ def without_memory(text: str) -> str:
         closed = _CLOSES.search(text, opened.end())
         start = closed.end() if closed else len(text)
     kept.append(text[start:])
-    # A space, so that what stood around a tag does not become one.
-    return _TAG.sub(" ", "".join(kept))
+    return _TAG.sub(" ", " ".join(kept))
 
 
 def normalized(text: str) -> str:
@@ -51,10 +52,14 @@ def normalized(text: str) -> str:
     return unicodedata.normalize("NFC", text if text.isascii() else _MARKS.sub(r"\1", text))
 
 
+def visible(text: str) -> str:
+    """The text without control and invisible characters."""
+    return _INVISIBLE.sub("", _CONTROL.sub("", normalized(text.replace("\r\n", "\n"))))
+
+
 def plain(text: str) -> str:
-    """The text without control and invisible characters and without role tokens."""
-    text = normalized(text.replace("\r\n", "\n"))
-    return _ROLE_TOKENS.sub("", _INVISIBLE.sub("", _CONTROL.sub("", text))).strip()
+    """The text without what nobody sees, without memory blocks and without role tokens."""
+    return _ROLE_TOKENS.sub(" ", without_memory(visible(text))).strip()
 
 
 # Each kind of secret with the pattern that finds it. The whole match is replaced, except that a named
@@ -172,12 +177,13 @@ class Cleaned:
 
 def clean(text: str, limit: int) -> Cleaned:
     """A message as it may be stored: memory block, control characters and secrets gone, cut at `limit`."""
-    bare = plain(without_memory(text))
-    quarantined = reads_like_instructions(bare) or bool(_ROLE_TOKENS.search(text))
+    seen = visible(text)
+    bare = plain(seen)
+    quarantined = reads_like_instructions(bare) or bool(_ROLE_TOKENS.search(seen))
     redacted, count = redact(bare)
     return Cleaned(redacted[:limit].strip(), count, quarantined)
 
 
 def one_line(text: str) -> str:
     """A text as it may stand in a rendered block: one line, no tags of ours, nothing invisible."""
-    return " ".join(_TAG.sub("", plain(text)).split())
+    return " ".join(_TAG.sub(" ", _ROLE_TOKENS.sub(" ", visible(text))).split())
