@@ -169,6 +169,27 @@ def test_a_correction_supersedes_and_the_history_keeps_both(
     assert statuses == ["retracted", "superseded"]
 
 
+def test_no_conversation_overrules_what_an_operator_confirmed(
+    client: httpx.Client, admin: httpx.Client, user: str
+) -> None:
+    write(client, user, "My favourite color is teal", message_id="1", timestamp=None)
+    path = f"/v1/clients/{user}/facts/favorite_color"
+    for _ in range(2):
+        set_to = admin.put(path, json={"value": "Teal", "confidence": 0.6}).json()
+        assert (set_to["value"], set_to["confidence"], set_to["source"]) == ("Teal", 0.6, "operator")
+    write(
+        client, user, "Actually, my favourite color is now green", message_id="2", chat_id="2", timestamp=None
+    )
+    (fact,) = ask(client, user, "favourite color?")["facts"]
+    assert (fact["value"], fact["source"]) == ("Teal", "operator")
+    history = admin.get(path + "/history").json()
+    assert [(entry["value"], entry["status"]) for entry in history] == [
+        ("green", "contested"),
+        ("Teal", "active"),
+        ("teal", "superseded"),
+    ]
+
+
 def test_what_was_true_at_a_moment_can_be_asked_later(
     client: httpx.Client, admin: httpx.Client, user: str
 ) -> None:

@@ -115,6 +115,12 @@ def says(value: str = "green", confidence: float = 0.9, source: Source = "user",
     [
         (None, False, says(), "insert"),
         (believed(), False, says("Teal."), "reinforce"),
+        (believed(), False, says("Teal.", source="operator"), "supersede"),
+        (believed(source="assistant"), False, says("teal"), "supersede"),
+        (believed(source="operator"), False, says("teal"), "reinforce"),
+        (believed(source="operator"), False, says("teal", source="operator"), "reinforce"),
+        (believed(source="operator"), False, says("Teal", source="operator"), "supersede"),
+        (believed(source="operator"), False, says("teal", 0.5, source="operator"), "supersede"),
         (believed(), False, says("green"), "supersede"),
         (believed(), False, says("green", 0.3), "contest"),
         (believed(), True, says("green", 0.3), "supersede"),
@@ -143,6 +149,16 @@ def test_a_lower_source_never_replaces_a_higher_one(
     if SOURCES.index(source) < SOURCES.index(old_source):
         assert outcome.outcome in ("contest", "file")
     assert 0.0 <= outcome.confidence <= 1.0
+
+
+@given(confidences, sources, confidences, st.sampled_from(["teal", "Teal."]))
+def test_what_an_operator_says_is_an_operators_and_as_sure_as_said(
+    old: float, source: Source, new: float, value: str
+) -> None:
+    statement = says(value, new, "operator", correction=True)
+    decision = decide("k", believed("teal", old, source), False, statement, NOW)
+    assert decision.confidence == new
+    assert decision.outcome == "supersede" or (source, old, "teal") == ("operator", new, value)
 
 
 @given(confidences, confidences)

@@ -133,6 +133,20 @@ def reinforced(confidence: float, again: float) -> float:
     return min(CEILING, max(confidence, 1.0 - (1.0 - confidence) * (1.0 - again / 2.0)))
 
 
+def _again(believed: Believed, statement: Statement) -> Decision:
+    """The same value once more: surer for it, unless who says it now decides it.
+
+    The fact is then theirs, in their words and as sure as they say: it would otherwise stay as easy to overrule as
+    it was. An operator who sets what is set already changes nothing.
+    """
+    if statement.source == believed.source == "operator":
+        unchanged = (believed.value, believed.confidence) == (statement.value, statement.confidence)
+        return Decision("reinforce" if unchanged else "supersede", statement.confidence)
+    if RANK[statement.source] > RANK[believed.source]:
+        return Decision("supersede", statement.confidence)
+    return Decision("reinforce", reinforced(believed.confidence, statement.confidence))
+
+
 def decide(
     key: str, believed: Believed | None, contested: bool, statement: Statement, now: datetime
 ) -> Decision:
@@ -151,7 +165,7 @@ def decide(
     if believed is None:
         return Decision("insert", statement.confidence)
     if same:
-        return Decision("reinforce", reinforced(believed.confidence, statement.confidence))
+        return _again(believed, statement)
     if statement.at < believed.valid_from:
         return Decision("file", statement.confidence)
     if RANK[statement.source] < RANK[believed.source]:
