@@ -1,4 +1,7 @@
-"""The nightly cleanup: space back from what has expired. Reads exclude expired rows anyway."""
+"""The nightly cleanup: space back from what has expired, and from turns and chats of which nothing is left.
+
+Reads exclude expired messages and state anyway.
+"""
 
 from __future__ import annotations
 
@@ -73,13 +76,13 @@ class Cleaner:
         async def work(connection: Connection) -> int:
             if not await system_rows.try_lock(connection, system_rows.CLEANUP_LOCK):
                 raise Conflict("another process is cleaning up: wait for it to end")
-            return await system_rows.remove_batch(connection, table, cutoff, BATCH)
+            return await system_rows.remove_batch(connection, table, cutoff, BATCH, self._settings.ttl_days)
 
         return await self._database.run(work, system=True, timeout_s=20.0, wait_s=2.0)
 
     async def _count(self, table: str, cutoff: datetime) -> int:
         return await self._database.run(
-            lambda connection: system_rows.count_expired(connection, table, cutoff),
+            lambda connection: system_rows.count_expired(connection, table, cutoff, self._settings.ttl_days),
             system=True,
             timeout_s=20.0,
             wait_s=2.0,

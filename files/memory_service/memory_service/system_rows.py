@@ -368,7 +368,24 @@ async def list_clients(connection: Connection, after: int, limit: int) -> list[R
 
 # -- cleanup ---------------------------------------------------------------------------------------------
 
-# Table -> the statement that removes one batch, and the one that counts what there is to remove.
+# What is left of a turn once its messages are gone, and of a chat once its turns are. An episode of which nothing
+# was stored, because all of it was known, lives as long as its messages would have.
+_OLD_EPISODE: Final = "e.created_at <= %(cutoff)s - make_interval(days => %(ttl)s)"
+_ENTRY_OF_CHAT: Final = (
+    "SELECT 1 FROM memory_entries m WHERE m.client_id = c.client_id"
+    " AND m.slot >= c.id << 20 AND m.slot < (c.id + 1) << 20"
+)
+_EMPTY_CHAT: Final = (
+    f"NOT EXISTS (SELECT 1 FROM episodes e WHERE e.conversation_id = c.id) AND NOT EXISTS ({_ENTRY_OF_CHAT})"
+)
+_LIVING_ENTRY: Final = "(m.expires_at IS NULL OR m.expires_at > %(cutoff)s)"
+_LIVING_EPISODE: Final = (
+    f"NOT coalesce({_OLD_EPISODE}, false)"
+    f" OR EXISTS (SELECT 1 FROM memory_entries m WHERE m.episode_id = e.id AND {_LIVING_ENTRY})"
+)
+
+# Table -> the statement that removes one batch, and the one that counts what there is to remove. In the order in
+# which they are run: each leaves something for those after it.
 CLEANUP: Final[dict[str, tuple[str, str]]] = {
     "memory_entries": (
         "WITH d AS (SELECT id FROM memory_entries WHERE expires_at <= %(cutoff)s ORDER BY expires_at"
@@ -387,16 +404,42 @@ CLEANUP: Final[dict[str, tuple[str, str]]] = {
         "SELECT count(*) AS n FROM jobs WHERE status IN ('done', 'dead')"
         " AND updated_at <= %(cutoff)s - interval '7 days'",
     ),
+    "episodes": (
+        f"WITH d AS (SELECT id FROM episodes e WHERE {_OLD_EPISODE}"
+        " AND NOT EXISTS (SELECT 1 FROM memory_entries m WHERE m.episode_id = e.id)"
+        " ORDER BY created_at LIMIT %(batch)s FOR UPDATE SKIP LOCKED)"
+        " DELETE FROM episodes e USING d WHERE e.id = d.id",
+        f"SELECT count(*) AS n FROM episodes e WHERE NOT ({_LIVING_EPISODE})",
+    ),
+    # Locked by the statement and looked at once more by the next: what a writer added to the chat, that had it
+    # while this one waited, is seen by a new statement only.
+    "conversations": (
+        f"DELETE FROM conversations c WHERE c.id = ANY(%(locked)s) AND {_EMPTY_CHAT}",
+        f"SELECT count(*) AS n FROM conversations c WHERE NOT EXISTS ({_ENTRY_OF_CHAT} AND {_LIVING_ENTRY})"
+        f" AND NOT EXISTS (SELECT 1 FROM episodes e WHERE e.conversation_id = c.id AND ({_LIVING_EPISODE}))",
+    ),
 }
+_LOCK_EMPTY_CHATS: Final = (
+    f"SELECT id FROM conversations c WHERE {_EMPTY_CHAT} ORDER BY id LIMIT %(batch)s FOR UPDATE SKIP LOCKED"
+)
 
 
-async def remove_batch(connection: Connection, table: str, cutoff: datetime, batch: int) -> int:
-    """Removes up to `batch` expired rows of a table; returns how many."""
-    cursor = await connection.execute(CLEANUP[table][0].encode(), {"cutoff": cutoff, "batch": batch})
-    return cursor.rowcount
+async def remove_batch(
+    connection: Connection, table: str, cutoff: datetime, batch: int, ttl_days: int | None
+) -> int:
+    """Removes up to `batch` rows of a table that are expired or have nothing left in them; returns how many.
+
+    :param ttl_days: how old an episode without messages becomes; None is for ever
+    """
+    values: dict[str, object] = {"cutoff": cutoff, "batch": batch, "ttl": ttl_days}
+    if table == "conversations":
+        found = await (await connection.execute(_LOCK_EMPTY_CHATS.encode(), values)).fetchall()
+        values["locked"] = [row["id"] for row in found]
+    return (await connection.execute(CLEANUP[table][0].encode(), values)).rowcount
 
 
-async def count_expired(connection: Connection, table: str, cutoff: datetime) -> int:
-    """How many rows of a table are expired."""
-    row = await (await connection.execute(CLEANUP[table][1].encode(), {"cutoff": cutoff})).fetchone()
+async def count_expired(connection: Connection, table: str, cutoff: datetime, ttl_days: int | None) -> int:
+    """How many rows of a table a run would remove if it had all the time that it needs."""
+    values = {"cutoff": cutoff, "ttl": ttl_days}
+    row = await (await connection.execute(CLEANUP[table][1].encode(), values)).fetchone()
     return int(row["n"]) if row else 0

@@ -11,3 +11,7 @@ UPDATE memory.fact_history
     WHERE valid_from < '1970-01-01T00:00:00Z' OR valid_to < '1970-01-01T00:00:00Z';
 
 SELECT set_config('memory.scope', '', true);
+
+-- The cleanup finds old episodes by their age, and what hangs on an episode that goes.
+CREATE INDEX IF NOT EXISTS episodes_created_at ON memory.episodes (created_at);
+CREATE INDEX IF NOT EXISTS jobs_episode ON memory.jobs (episode_id) WHERE episode_id IS NOT NULL;
