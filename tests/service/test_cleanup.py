@@ -76,14 +76,53 @@ def test_a_turn_and_its_chat_go_with_their_messages(start: Start, database: str,
         assert "My sailing boat leaks" in [chunk["content"] for chunk in found]
 
 
-def test_a_chat_goes_once_an_operator_has_forgotten_its_turns(start: Start, database: str, user: str) -> None:
+def test_what_was_forgotten_or_has_expired_is_not_stored_again_with_its_conversation(
+    start: Start, database: str, user: str
+) -> None:
+    service = start()
+    said = [{"role": "user", "content": f"My boat number {number} leaks"} for number in range(4)]
+    turns = [message for one in said for message in (one, {"role": "assistant", "content": "Noted."})]
+
+    def send(client: httpx.Client, count: int) -> int:
+        body = {
+            "client_id": user,
+            "chat_id": "c",
+            "conversation": turns[: 2 * count - 1],
+            "response": "Noted.",
+        }
+        response = client.post("/v1/writeback", json=body)
+        assert response.status_code == 200, response.text
+        return int(response.json()["episode_id"])
+
+    with service.client() as client, service.client(ADMIN_TOKEN) as admin, as_system(database) as connection:
+        expired, forgotten = send(client, 1), send(client, 2)
+        connection.execute(
+            "UPDATE memory.memory_entries SET created_at = now() - interval '400 days' WHERE episode_id = %s",
+            [expired],
+        )
+        assert admin.delete(f"/v1/clients/{user}/episodes/{forgotten}").status_code == 204
+        assert clean(client)["removed"]["memory_entries"] == 2
+        send(client, 3)
+        send(client, 4)
+        rows = connection.execute(
+            "SELECT content FROM memory.memory_entries WHERE role = 'user' ORDER BY slot"
+        )
+        assert [row[0] for row in rows] == [one["content"] for one in said[2:]]
+
+
+def test_an_empty_chat_goes_when_it_is_old(start: Start, database: str, user: str) -> None:
     service = start()
     with service.client() as client, service.client(ADMIN_TOKEN) as admin, as_system(database) as connection:
         episode = write(client, user, "My sailing boat leaks", chat_id="c")["episode_id"]
+        connection.execute("UPDATE memory.conversations SET created_at = now() - interval '400 days'")
+        assert clean(client, dry_run=True)["removed"]["conversations"] == 0
         assert clean(client)["removed"]["conversations"] == 0
         assert admin.delete(f"/v1/clients/{user}/episodes/{episode}").status_code == 204
+        connection.execute("UPDATE memory.conversations SET created_at = now()")
+        assert clean(client)["removed"]["conversations"] == 0
+        connection.execute("UPDATE memory.conversations SET created_at = now() - interval '400 days'")
         assert clean(client)["removed"]["conversations"] == 1
-        assert left(connection, "conversations") == 0
+        assert left(connection, "conversations") == left(connection, "chat_messages") == 0
 
 
 def test_what_the_budget_does_not_allow_is_left_for_the_next_run(start: Start, database: str) -> None:
@@ -119,7 +158,10 @@ def test_without_a_time_to_live_no_episode_grows_old(database: str) -> None:
 
 def test_a_chat_that_is_being_written_to_is_left_alone(start: Start, database: str) -> None:
     with start().client() as client, as_system(database) as connection:
-        connection.execute("INSERT INTO memory.conversations (client_id, chat_id) VALUES (7, 'c'), (7, 'd')")
+        connection.execute(
+            "INSERT INTO memory.conversations (client_id, chat_id, created_at)"
+            " VALUES (7, 'c', '2020-01-01Z'), (7, 'd', '2020-01-01Z')"
+        )
         with psycopg.connect(database) as writer:
             writer.execute("SET LOCAL memory.scope = 'system'")
             writer.execute("UPDATE memory.conversations SET next_position = 1 WHERE chat_id = 'c'")

@@ -127,6 +127,7 @@ def test_forgetting_removes_a_client_from_both_stores_and_nobody_else(
         "working_state",
         "episodes",
         "conversations",
+        "chat_messages",
         "memory_terms",
         "jobs",
         "vector_outbox",

@@ -81,7 +81,9 @@ def test_values_out_of_range_are_refused(
 def test_moments_that_no_client_can_read_are_lifted(connection: psycopg.Connection, database: str) -> None:
     early = "0001-01-01T00:00:00+01:00"
     add(connection, 7, "said in year 1", occurred_at=early)
-    add(connection, 7, "said today")
+    connection.execute("INSERT INTO memory.conversations (client_id, chat_id) VALUES (7, 'c')")
+    slot = one(connection, "SELECT (id << 20) + 5 FROM memory.conversations")
+    add(connection, 7, "said today", slot=slot)
     for statement in (
         "INSERT INTO memory.episodes (client_id, conversation_hash, occurred_at) VALUES (7, repeat('a', 64), %s)",
         "INSERT INTO memory.memory_facts (client_id, fact_key, fact_value, confidence, valid_from)"
@@ -107,6 +109,8 @@ def test_moments_that_no_client_can_read_are_lifted(connection: psycopg.Connecti
     ):
         found = connection.execute(moments.format(column, table).encode()).fetchone()
         assert found == (lifted, there), (table, column)
+    # What is there already counts as told to its chat.
+    assert one(connection, "SELECT count(*) FROM memory.chat_messages WHERE position = 5") == 1
     # The words of its date follow, so that the entry is found by the new one.
     assert one(connection, "SELECT count(*) FROM memory.memory_terms WHERE term = '1970'") == 1
 
@@ -124,8 +128,13 @@ def test_without_a_client_in_the_transaction_nothing_is_seen_or_written(
 ) -> None:
     add(connection, 7, "private to seven")
     add(connection, 8, "private to eight")
+    connection.execute("INSERT INTO memory.conversations (client_id, chat_id) VALUES (7, 'c')")
+    connection.execute(
+        "INSERT INTO memory.chat_messages (client_id, conversation_id, position, role, content_hash)"
+        " SELECT client_id, id, 0, 'user', 'x' FROM memory.conversations"
+    )
     with psycopg.connect(database, autocommit=True) as other:
-        for table in ("memory_entries", "memory_terms", "client_profiles"):
+        for table in ("memory_entries", "memory_terms", "chat_messages", "client_profiles"):
             assert one(other, f"SELECT count(*) FROM memory.{table}") == 0
         other.execute("SET memory.client_id = '7'")
         assert one(other, "SELECT string_agg(content, '|') FROM memory.memory_entries") == "private to seven"

@@ -311,7 +311,7 @@ class ClientRows:
         ttl_days: int | None,
         chat_has_id: bool = True,
     ) -> int:
-        """Appends the messages to their chat, but for those that the chat has already; returns how many.
+        """Appends the messages to their chat, but for those that the chat was told already; returns how many.
 
         The chat's row is locked meanwhile, so that positions are never given out twice.
 
@@ -328,7 +328,7 @@ class ClientRows:
         assert chat is not None
         base = int(chat["id"]) << 20
         sent = [Said(entry.role, entry.content_hash, entry.message_id) for entry in entries]
-        stored = await self._said(base)
+        stored = await self._said(int(chat["id"]))
         whole = elsewhere = False
         if stored and one_turn(sent):
             whole, elsewhere = await self._told(int(chat["id"]), base, chat_has_id)
@@ -352,12 +352,15 @@ class ClientRows:
                     "hash": entry.content_hash,
                     "quarantined": entry.quarantined,
                     "at": entry.occurred_at,
-                    "metadata": Jsonb({"message_id": entry.message_id} if entry.message_id else {}),
+                    "chat": chat["id"],
+                    "position": slot - base,
+                    "message": entry.message_id,
                 }
             )
         if rows:
             async with self._connection.cursor() as cursor:
                 await cursor.executemany(_INSERT_ENTRY, rows)
+                await cursor.executemany(_INSERT_TOLD, rows)
         await self._do(
             "UPDATE conversations SET next_position = %(position)s"
             " WHERE client_id = %(client)s AND id = %(id)s",
@@ -369,12 +372,12 @@ class ClientRows:
         )
         return len(rows)
 
-    async def _said(self, base: int) -> list[Said]:
-        """All messages of a chat, in their order."""
+    async def _said(self, chat: int) -> list[Said]:
+        """All that a chat was told, in its order; also what was forgotten since or has expired."""
         rows = await self._all(
-            "SELECT role, content_hash, metadata->>'message_id' AS message_id FROM memory_entries"
-            " WHERE client_id = %(client)s AND slot >= %(base)s AND slot < %(end)s ORDER BY slot",
-            {"base": base, "end": base + (1 << 20)},
+            "SELECT role, content_hash, message_id FROM chat_messages"
+            " WHERE client_id = %(client)s AND conversation_id = %(chat)s ORDER BY position",
+            {"chat": chat},
         )
         return [Said(row["role"], bytes(row["content_hash"]), row["message_id"]) for row in rows]
 
@@ -801,6 +804,7 @@ FORGOTTEN_TABLES: Final = (
     "working_state",
     "episodes",
     "conversations",
+    "chat_messages",
     "memory_terms",
     "jobs",
 )
@@ -820,9 +824,13 @@ _EXPORT: Final[dict[str, str]] = {
 
 _INSERT_ENTRY: Final = """
     INSERT INTO memory_entries (id, client_id, content, embedding, embedding_model, source_type, ttl_days,
-                                episode_id, slot, role, content_hash, quarantined, occurred_at, metadata)
+                                episode_id, slot, role, content_hash, quarantined, occurred_at)
     VALUES (%(id)s, %(client)s, %(content)s, %(embedding)s::vector, %(model)s, 'conversation', %(ttl)s,
-            %(episode)s, %(slot)s, %(role)s, %(hash)s, %(quarantined)s, %(at)s, %(metadata)s)
+            %(episode)s, %(slot)s, %(role)s, %(hash)s, %(quarantined)s, %(at)s)
+"""
+_INSERT_TOLD: Final = """
+    INSERT INTO chat_messages (client_id, conversation_id, position, role, content_hash, message_id)
+    VALUES (%(client)s, %(chat)s, %(position)s, %(role)s, %(hash)s, %(message)s)
 """
 _FACTS: Final = """
     SELECT fact_key, fact_value, confidence, source, valid_from, last_seen_at FROM memory_facts

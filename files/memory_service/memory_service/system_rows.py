@@ -375,8 +375,11 @@ _ENTRY_OF_CHAT: Final = (
     "SELECT 1 FROM memory_entries m WHERE m.client_id = c.client_id"
     " AND m.slot >= c.id << 20 AND m.slot < (c.id + 1) << 20"
 )
+# Not at once: a chat knows what it was told, which keeps what an operator forgot from coming back.
+_OLD_CHAT: Final = "c.created_at <= %(cutoff)s - make_interval(days => %(ttl)s)"
 _EMPTY_CHAT: Final = (
-    f"NOT EXISTS (SELECT 1 FROM episodes e WHERE e.conversation_id = c.id) AND NOT EXISTS ({_ENTRY_OF_CHAT})"
+    f"{_OLD_CHAT} AND NOT EXISTS (SELECT 1 FROM episodes e WHERE e.conversation_id = c.id)"
+    f" AND NOT EXISTS ({_ENTRY_OF_CHAT})"
 )
 _LIVING_ENTRY: Final = "(m.expires_at IS NULL OR m.expires_at > %(cutoff)s)"
 _LIVING_EPISODE: Final = (
@@ -415,7 +418,8 @@ CLEANUP: Final[dict[str, tuple[str, str]]] = {
     # while this one waited, is seen by a new statement only.
     "conversations": (
         f"DELETE FROM conversations c WHERE c.id = ANY(%(locked)s) AND {_EMPTY_CHAT}",
-        f"SELECT count(*) AS n FROM conversations c WHERE NOT EXISTS ({_ENTRY_OF_CHAT} AND {_LIVING_ENTRY})"
+        f"SELECT count(*) AS n FROM conversations c WHERE {_OLD_CHAT}"
+        f" AND NOT EXISTS ({_ENTRY_OF_CHAT} AND {_LIVING_ENTRY})"
         f" AND NOT EXISTS (SELECT 1 FROM episodes e WHERE e.conversation_id = c.id AND ({_LIVING_EPISODE}))",
     ),
 }
@@ -429,7 +433,7 @@ async def remove_batch(
 ) -> int:
     """Removes up to `batch` rows of a table that are expired or have nothing left in them; returns how many.
 
-    :param ttl_days: how old an episode without messages becomes; None is for ever
+    :param ttl_days: how old an episode without messages and a chat without episodes become; None is for ever
     """
     values: dict[str, object] = {"cutoff": cutoff, "batch": batch, "ttl": ttl_days}
     if table == "conversations":
