@@ -35,6 +35,5 @@ INSERT INTO memory.chat_messages (client_id, conversation_id, position, role, co
 
 SELECT set_config('memory.scope', '', true);
 
--- The cleanup finds old episodes by their age, and what hangs on an episode that goes.
+-- The cleanup finds old episodes by their age.
 CREATE INDEX IF NOT EXISTS episodes_created_at ON memory.episodes (created_at);
-CREATE INDEX IF NOT EXISTS jobs_episode ON memory.jobs (episode_id) WHERE episode_id IS NOT NULL;
