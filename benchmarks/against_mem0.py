@@ -23,7 +23,7 @@ from pathlib import Path
 from benchmarks.filling import percentiles, question, sentence
 from tests.doubles.openai_double import EMBEDDING_MODEL, serving
 from tests.service.cluster import Cluster, running_cluster
-from tests.service.stack import QdrantProcess, ServiceProcess, settings_for
+from tests.service.stack import IN_A_HURRY, QdrantProcess, ServiceProcess, settings_for
 
 
 def timed(calls: int, call: Callable[[int], object]) -> list[float]:
@@ -117,7 +117,9 @@ def main() -> None:
         qdrant = QdrantProcess(storage)
         qdrant.start()
         more = {"embedding_base_url": provider, "embedding_model": EMBEDDING_MODEL, "log_level": "WARNING"}
-        service = ServiceProcess(settings_for(cluster, "m", qdrant.url, "", directory, **more), directory)
+        service = ServiceProcess(
+            settings_for(cluster, "m", qdrant.url, "", directory, **IN_A_HURRY, **more), directory
+        )
         service.start()
         ours = our_times(service, texts, questions)
         cluster.create_database("mem0")

@@ -24,7 +24,14 @@ from benchmarks.filling import fill, percentiles, question, resident, sentence
 from memory_service.service import build
 from memory_service.settings import Settings
 from tests.service.cluster import running_cluster
-from tests.service.stack import QDRANT_KEY, SERVICE_TOKEN, QdrantProcess, ServiceProcess, settings_for
+from tests.service.stack import (
+    IN_A_HURRY,
+    QDRANT_KEY,
+    SERVICE_TOKEN,
+    QdrantProcess,
+    ServiceProcess,
+    settings_for,
+)
 
 CALLERS = (1, 8, 32)
 
@@ -93,7 +100,8 @@ async def run(memories: int, clients: int, requests: int, soak: int) -> None:
         with psycopg.connect(cluster.dsn("m", "postgres"), autocommit=True) as admin:
             admin.execute("VACUUM ANALYZE")
         service = ServiceProcess(
-            settings_for(cluster, "m", qdrant.url, "", directory, log_level="WARNING"), directory
+            settings_for(cluster, "m", qdrant.url, "", directory, log_level="WARNING", **IN_A_HURRY),
+            directory,
         )
         service.start()
         assert service.process is not None

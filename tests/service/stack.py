@@ -34,6 +34,17 @@ def until(condition: object, what: str, seconds: float = 60.0) -> None:
         time.sleep(0.05)
 
 
+#: The deadlines of a real deploy, for the tests that are about them. Otherwise the service takes its time: on a busy
+#: machine an answer that comes late, or without a part, is right and not what is tested.
+IN_A_HURRY = {
+    "postgres_wait_s": "0.2",
+    "qdrant_timeout_s": "0.4",
+    "assemble_deadline_s": "1.2",
+    "writeback_deadline_s": "2.0",
+}
+PATIENT = dict.fromkeys(IN_A_HURRY, "20")
+
+
 @dataclass
 class QdrantProcess:
     """The Qdrant double as a process of its own, which can be killed."""
@@ -149,7 +160,7 @@ def settings_for(
         "MEMORY_QDRANT_URL": qdrant_url,
         "MEMORY_LLM_BASE_URL": provider,
         "MEMORY_LLM_MODEL": "double-chat" if provider else "",
-        **{f"MEMORY_{name.upper()}": value for name, value in more.items()},
+        **{f"MEMORY_{name.upper()}": value for name, value in (PATIENT | more).items()},
     }
 
 

@@ -438,10 +438,13 @@ class ClientRows:
         return await self._do(statement, {"id": identity}) == 1
 
     async def queue_extraction(self, episode_id: int) -> int:
-        """A job for the turn; returns its id."""
+        """A job for the turn; returns its id.
+
+        The background leaves it to the caller, who has the first try, for a moment.
+        """
         row = await self._one(
-            "INSERT INTO jobs (kind, client_id, episode_id) VALUES ('extract', %(client)s, %(episode)s)"
-            " RETURNING id",
+            "INSERT INTO jobs (kind, client_id, episode_id, run_at)"
+            " VALUES ('extract', %(client)s, %(episode)s, now() + interval '5 seconds') RETURNING id",
             {"episode": episode_id},
         )
         assert row is not None

@@ -35,7 +35,10 @@ class Job:
 async def claim(
     connection: Connection, kinds: Sequence[str], lease_s: float, job_id: int | None
 ) -> Job | None:
-    """Leases the next due job, or a certain one; jobs whose lease ran out are due again."""
+    """Leases the next due job, or a certain one; jobs whose lease ran out are due again.
+
+    A certain one that nobody has tried yet is due for whoever asks for it.
+    """
     row = await (
         await connection.execute(
             """
@@ -44,7 +47,7 @@ async def claim(
             WHERE id = (
                 SELECT id FROM jobs
                 WHERE kind = ANY(%(kinds)s) AND (%(id)s::bigint IS NULL OR id = %(id)s)
-                  AND ((status = 'queued' AND run_at <= now())
+                  AND ((status = 'queued' AND (run_at <= now() OR (id = %(id)s AND attempts = 0)))
                        OR (status = 'running' AND leased_until < clock_timestamp()))
                 ORDER BY run_at, id FOR UPDATE SKIP LOCKED LIMIT 1)
             RETURNING id, kind, client_id, episode_id, attempts, max_attempts, payload
