@@ -45,6 +45,11 @@ class Person:
         self.driver.get(f"{self.url}/")
         self._see("#chat-input")
 
+    def new_temporary_chat(self) -> None:
+        """An empty chat that is not saved."""
+        self.driver.get(f"{self.url}/?temporary-chat=true")
+        self._see("#chat-input")
+
     def say(self, text: str, expect: str | tuple[str, ...]) -> str:
         """Send a message and wait until an answer on the page holds the expected words, or some of them."""
         box = self._see("#chat-input")

@@ -43,3 +43,22 @@ def test_a_person_tells_a_fact_and_is_asked_nothing_twice(server: OpenWebui, tmp
         ada.sign_in("test-client-002@example.test", password)
         ada.say("What is my favourite colour?", expect="I do not know your favourite colour.")
         assert len(list(tmp_path.glob("*.png"))) == 1
+
+
+def test_a_person_in_a_temporary_chat_is_neither_known_nor_remembered(
+    server: OpenWebui, tmp_path: Path
+) -> None:
+    """What a temporary chat is called is the page's choice, and changes with its version."""
+    with person(server.url, tmp_path) as ada:
+        ada.sign_in("test-client-001@example.test", server.secret("client_password"))
+        ada.say("My favourite colour is teal.", expect="Noted")
+        hook = server.webhook
+        wait_until("every turn to be written back", lambda: len(hook.written) == len(hook.assembled))
+        known = len(hook.assembled)
+        ada.new_temporary_chat()
+        ada.say("What is my favourite colour?", expect="I do not know your favourite colour.")
+        assert len(hook.assembled) == len(hook.written) == known
+        ada.new_chat()
+        ada.say("What is my favourite colour?", expect="Your favourite colour is teal.")
+        wait_until("the next turn to be written back", lambda: len(hook.written) > known)
+        assert len(hook.written) == known + 1
