@@ -59,6 +59,21 @@ def test_replaying_a_writeback_gives_one_episode_and_the_same_answer(
     assert counts == [(1, 2, 1, 1)]
 
 
+def test_a_continued_answer_is_a_second_episode_and_doubles_no_words_of_the_user(
+    client: httpx.Client, stack: Stack, user: str
+) -> None:
+    for response in ("Noted", "Noted, and a nice name it is"):
+        write(client, user, "My dog is called Biscuit", response, chat_id="c", message_id="m")
+    number = ask(client, user, "x")["client_id"]
+    rows = stack.rows("SELECT role, content FROM memory.memory_entries ORDER BY slot", client=number)
+    assert rows == [
+        ("user", "My dog is called Biscuit"),
+        ("assistant", "Noted"),
+        ("assistant", "Noted, and a nice name it is"),
+    ]
+    assert stack.rows("SELECT count(*) FROM memory.episodes", client=number) == [(2,)]
+
+
 def test_a_growing_conversation_is_stored_once(client: httpx.Client, stack: Stack) -> None:
     turns: list[dict[str, str]] = []
     for number in range(4):
