@@ -142,7 +142,7 @@ def score(
     second, fourth = [slot - 2 for slot in chosen], [slot + 2 for slot in chosen]
     unknown = repeat(average)
     sizes = [
-        list(map(lengths.get, beside, unknown))  # type: ignore[arg-type]  # an average is not whole
+        list(map(lengths.get, beside, unknown))  # an average is not whole
         for beside in (before, chosen, after)
     ]
     alone = [flat + slope * size for size in sizes[1]]
