@@ -6,13 +6,13 @@ import json
 import math
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 # The end of the text ends a string too: one that is never closed is searched once, not once for each quote in it.
 _STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
 _NOT_FINITE = re.compile(r"\b(?:NaN|Infinity)\b")
 _ESCAPED: Final = re.compile(r"\\u(?:0000|d[89a-f])", re.IGNORECASE)
-_LONE = re.compile("[\ud800-\udfff\x00]")
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -72,15 +72,16 @@ def checked(body: bytes, max_depth: int) -> bytes:
         )
         raise Refusal(400, "not_json", f"the body is not JSON: {reason}") from None
     if _ESCAPED.search(text):
-        return json.dumps(_without_lone(value), ensure_ascii=False).encode()
+        return json.dumps(storable(value), ensure_ascii=False).encode()
     return body
 
 
-def _without_lone(value: object) -> object:
+def storable(value: Any) -> Any:
+    """JSON without what PostgreSQL cannot store: NUL, and halves of surrogate pairs, as `\\u` escapes make them."""
     if isinstance(value, str):
-        return _LONE.sub("", value)
+        return _UNSTORABLE.sub("", value)
     if isinstance(value, list):
-        return [_without_lone(item) for item in value]
+        return [storable(item) for item in value]
     if isinstance(value, dict):
-        return {_LONE.sub("", key): _without_lone(item) for key, item in value.items()}
+        return {storable(key): storable(item) for key, item in value.items()}
     return value

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from memory_service.bodies import storable
 from memory_service.conflict import normalise_key
 from memory_service.errors import UpstreamError
 from memory_service.hygiene import clean, reads_like_instructions
@@ -21,7 +22,6 @@ from memory_service.upstream import Upstream
 MAX_FACTS: Final = 10
 MAX_TURN: Final = 12_000
 SCHEMA_NAME: Final = "memory_extraction"
-_UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 
 PROMPT: Final = (
     "You keep the long-term memory of a chat. The user message is JSON with the texts `user` and "
@@ -109,17 +109,6 @@ def supported(evidence: str, turn: str) -> bool:
     """Whether a quotation occurs in the turn (case, spaces and punctuation aside)."""
     quoted = _comparable(evidence)
     return bool(quoted) and f" {quoted} " in f" {_comparable(turn)} "
-
-
-def storable(value: Any) -> Any:
-    """JSON without what PostgreSQL cannot store: NUL, and halves of surrogate pairs, as `\\u` escapes make them."""
-    if isinstance(value, str):
-        return _UNSTORABLE.sub("", value)
-    if isinstance(value, list):
-        return [storable(item) for item in value]
-    if isinstance(value, dict):
-        return {storable(key): storable(item) for key, item in value.items()}
-    return value
 
 
 def check(raw: str, user_text: str, tokens: int = 0) -> Extraction:
