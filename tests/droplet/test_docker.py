@@ -69,7 +69,7 @@ def test_containers_of_the_shared_network_find_each_other_by_name(host, probe):
     server = probe(f"--network {NETWORK}", "-m", "http.server", "80")
     program = (
         "import sys,time,urllib.request\n"
-        "for n in range(50):\n"
+        "for n in range(600):\n"
         "  try: print(urllib.request.urlopen(sys.argv[1]).status); break\n"
         "  except OSError: time.sleep(0.1)\n"
     )

@@ -85,7 +85,7 @@ def from_container(host, probe, address, port):
     """How a connection out of a container of the shared network ends: "open", "refused" or "silence"."""
     program = (
         "import socket,sys\n"
-        "s = socket.socket(); s.settimeout(3)\n"
+        "s = socket.socket(); s.settimeout(10)\n"
         'try: s.connect((sys.argv[1], int(sys.argv[2]))); print("open")\n'
         'except ConnectionRefusedError: print("refused")\n'
         'except OSError: print("silence")\n'

@@ -20,7 +20,7 @@ def browse(droplet, root_certificate):
                 "-sS",
                 "-i",
                 "--max-time",
-                "20",
+                "60",
                 "--noproxy",
                 "*",
                 "--cacert",
@@ -32,7 +32,7 @@ def browse(droplet, root_certificate):
             ],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=90,
             check=True,
         )
         head, _, body = done.stdout.replace("\r\n", "\n").partition("\n\n")
@@ -50,7 +50,7 @@ def test_the_unit_is_active_and_enabled(host):
 def test_tls_is_served_with_a_certificate_of_the_droplets_own_authority(droplet, root_certificate):
     context = ssl.create_default_context(cafile=str(root_certificate))
     with (
-        socket.create_connection((droplet.address, 443), 5) as plain,
+        socket.create_connection((droplet.address, 443), 60) as plain,
         context.wrap_socket(plain, server_hostname=f"n8n.{droplet.settings['domain']}") as secured,
     ):
         assert secured.version() in ("TLSv1.2", "TLSv1.3")
@@ -76,7 +76,7 @@ def test_plain_http_is_sent_to_https(droplet):
         ],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=90,
         check=True,
     )
     assert done.stdout == f"308 https://{site}/x"
@@ -109,7 +109,7 @@ def test_an_unknown_site_is_not_served(droplet, root_certificate):
         ],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=90,
         check=False,
     )
     assert done.returncode != 0

@@ -289,11 +289,11 @@ def test_a_file_is_never_readable_by_others_before_it_is_in_place(tmp_path):
 
     watcher = threading.Thread(target=look)
     watcher.start()
-    assert appeared.wait(20)
+    assert appeared.wait(120)
     assert seen == {0o600}
     process.stdin.write(encoded[100:])
     process.stdin.close()
-    watcher.join(30)
+    watcher.join(120)
     assert process.returncode == 0
     assert mode(tmp_path / "f") == "0644"
 

@@ -147,10 +147,13 @@ class Webhook:
     """What n8n and the memory service look like to the filter, with failures on demand.
 
     ``mode`` per path end: ok, hang, 500, 404, 413, garbage, starting (n8n's 200 while it boots), empty, list,
-    huge. A turn with the word in ``stumbles_over`` is answered 502, as n8n does when the service fails. It remembers what is written back per client and recalls it, so that a chat can be followed round.
+    huge. A turn with the word in ``stumbles_over`` is answered 502, as n8n does when the service fails. It remembers
+    what is written back per client and recalls it, so that a chat can be followed round. Records of clients are the
+    operators', who have ``admin_token``.
     """
 
     token: str = field(default_factory=lambda: secrets.token_urlsafe(24))
+    admin_token: str = ""
     assemble_mode: str = "ok"
     writeback_mode: str = "ok"
     stumbles_over: str = ""
@@ -236,14 +239,25 @@ class _WebhookHandler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def _as_admin(self) -> bool:
+        """Whether the call has the memory service's admin token; answered with 401 when it has not."""
+        if self.headers.get("Authorization") == f"Bearer {self.server.webhook.admin_token}":
+            return True
+        self._send(401, b'{"error":{"code":"unauthorized"}}')
+        return False
+
     def do_GET(self) -> None:
         """The memory service's record of a client."""
+        if not self._as_admin():
+            return
         found = self.server.webhook.clients.get(self.path.rsplit("/", 1)[1])
         self._send(200 if found else 404, json.dumps(found or {"error": {"status": 404}}).encode())
 
     def do_PUT(self) -> None:
-        clients = self.server.webhook.clients
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if not self._as_admin():
+            return
+        clients = self.server.webhook.clients
         user = self.path.rsplit("/", 1)[1]
         clients[user] = {"id": 1_000_000 + len(clients), **clients.get(user, {}), **body}
         self._send(200, json.dumps(clients[user]).encode())
@@ -335,6 +349,7 @@ class OpenWebui:
         for name in ("admin_password", "client_password", "memory_admin_token", "secret_key"):
             (self.folder / "secrets" / name).write_text(secrets.token_urlsafe(24))
         (self.folder / "secrets" / "webhook_token").write_text(self.webhook.token)
+        self.webhook.admin_token = self.secret("memory_admin_token")
         self.clients = [
             {
                 "id": f"test-client-00{number}",

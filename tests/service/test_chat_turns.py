@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import httpx
 import pytest
 
@@ -76,12 +78,13 @@ def test_a_continued_answer_is_a_second_episode_and_doubles_no_words_of_the_user
 
 def test_a_growing_conversation_is_stored_once(client: httpx.Client, stack: Stack) -> None:
     turns: list[dict[str, str]] = []
+    nobody_yet = random.randrange(10_000, 1_000_000)
     for number in range(4):
         turns.append({"role": "user", "content": f"question {number}"})
-        body = {"client_id": 9, "conversation": list(turns), "response": f"answer {number}"}
+        body = {"client_id": nobody_yet, "conversation": list(turns), "response": f"answer {number}"}
         assert client.post("/v1/writeback", json=body).status_code == 200
         turns.append({"role": "assistant", "content": f"answer {number}"})
-    rows = stack.rows("SELECT content FROM memory.memory_entries ORDER BY slot", client=9)
+    rows = stack.rows("SELECT content FROM memory.memory_entries ORDER BY slot", client=nobody_yet)
     assert [row[0] for row in rows] == [turn["content"] for turn in turns]
 
 
@@ -138,20 +141,28 @@ def test_a_first_turn_that_comes_after_the_whole_conversation_is_not_stored_agai
 def test_the_monitors_probe_bodies_leave_no_growing_data_and_cost_no_model(
     client: httpx.Client, stack: Stack
 ) -> None:
+    number = random.randrange(10_000, 1_000_000)
     journal = stack.provider.removesuffix("/v1") + "/journal"
+    until(
+        lambda: (
+            stack.rows("SELECT count(*) FROM memory.jobs WHERE status IN ('queued', 'running')") == [(0,)]
+        ),
+        "the jobs of the tests before are done",
+        120,
+    )
     before = httpx.get(journal).json()["counts"]
     for _ in range(5):
-        assert client.post("/v1/assemble", json={"client_id": 1, "query": "test"}).status_code == 200
-        body = {"client_id": 1, "conversation": [{"role": "user", "content": "test"}]}
+        assert client.post("/v1/assemble", json={"client_id": number, "query": "test"}).status_code == 200
+        body = {"client_id": number, "conversation": [{"role": "user", "content": "test"}]}
         assert client.post("/v1/writeback", json=body).status_code == 200
     counts = stack.rows(
         "SELECT (SELECT count(*) FROM memory.episodes), (SELECT count(*) FROM memory.memory_entries),"
         " (SELECT count(*) FROM memory.jobs), (SELECT count(*) FROM memory.client_profiles)",
-        client=1,
+        client=number,
     )
     assert counts == [(1, 0, 0, 1)]
     assert httpx.get(journal).json()["counts"] == before
-    assert ask(client, 1, "test")["recent_episodes"] == []
+    assert ask(client, number, "test")["recent_episodes"] == []
 
 
 def test_a_greeting_injects_nothing_but_the_profile(

@@ -438,15 +438,29 @@ def test_a_user_who_opts_out_is_left_alone_and_others_are_not(server: OpenWebui,
         assert http("POST", path, {"enabled": True}, tokens[1]).status == 200
 
 
-def test_titles_tags_and_follow_ups_are_not_turns(server: OpenWebui, tokens: list[str]) -> None:
+def test_titles_tags_and_follow_ups_are_not_turns(
+    server: OpenWebui, tokens: list[str], prompts: Prompts
+) -> None:
+    """The deploy has them off; an admin may switch them on until the next restart."""
+    admin = server.sign_in("admin@example.test", server.secret("admin_password"))
+    config = http("GET", f"{server.url}/api/v1/tasks/config", token=admin).json
+    on = {f"ENABLE_{task}_GENERATION": True for task in ("TITLE", "TAGS", "FOLLOW_UP")}
+    switch = f"{server.url}/api/v1/tasks/config/update"
+    assert http("POST", switch, {**config, **on}, admin).status == 200
     messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
-    for task in ("title", "tags", "follow_up"):
-        http(
-            "POST",
-            f"{server.url}/api/v1/tasks/{task}/completions",
-            {"model": MODEL, "messages": messages},
-            tokens[0],
-        )
+    try:
+        for task in ("title", "tags", "follow_up"):
+            asked = len(prompts)
+            answer = http(
+                "POST",
+                f"{server.url}/api/v1/tasks/{task}/completions",
+                {"model": MODEL, "messages": messages},
+                tokens[0],
+            )
+            assert answer.status == 200, answer.text
+            assert len(prompts) == asked + 1 and "### Task" in str(prompts[-1])
+    finally:
+        assert http("POST", switch, config, admin).status == 200
     complete(server, tokens[0], "This one counts.")
     written(server, 1)
     assert len(server.webhook.assembled) == 1

@@ -191,9 +191,9 @@ def test_what_is_pushed_to_the_registry_is_found_in_its_storage(storage: Storage
 
         def upload(content: bytes) -> str:
             digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
-            location = requests.post(f"{url}/blobs/uploads/", timeout=10).headers["Location"]
+            location = requests.post(f"{url}/blobs/uploads/", timeout=120).headers["Location"]
             joined = f"{location}&digest={digest}"
-            assert requests.put(joined, data=content, timeout=10).status_code == 201
+            assert requests.put(joined, data=content, timeout=120).status_code == 201
             return digest
 
         config = json.dumps(
@@ -222,7 +222,7 @@ def test_what_is_pushed_to_the_registry_is_found_in_its_storage(storage: Storage
             f"{url}/manifests/1",
             data=manifest,
             headers={"Content-Type": "application/vnd.docker.distribution.manifest.v2+json"},
-            timeout=10,
+            timeout=120,
         )
         assert pushed.status_code == 201
     found = stored("a/b", "1", verify=True)

@@ -23,7 +23,7 @@ def answers_at_once(listener: socket.socket) -> bool:
     async def connect() -> bool:
         async with await asyncio.start_server(accepted, sock=listener):
             _, writer = await asyncio.open_connection(*listener.getsockname()[:2])
-            answer = await asyncio.wait_for(found.get(), 10)
+            answer = await asyncio.wait_for(found.get(), 60)
             writer.close()
             return answer
 
