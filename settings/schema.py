@@ -24,6 +24,8 @@ from settings import cloudflare
 DEFAULTS_FILE = Path(__file__).parent.parent / "group_data" / "all.py"
 
 HOST_NAME = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*"
+#: One bare address: it stands in configuration files of others.
+EMAIL = r"[^@\s<>()\[\],;:\"\\]+@[^@\s<>()\[\],;:\"\\]+"
 
 #: Names that a run may be given with ``--data`` beside the settings.
 RUN_OPTIONS = frozenset({"only", "plan"})
@@ -41,10 +43,6 @@ RENAMED: Mapping[str, str] = {
     "n8n_encryption_key": "keys are secrets: run `drill secrets set n8n_encryption_key`",
     "openwebui_admin_email": "the setting is called 'open_webui_admin_email'",
 }
-
-
-#: One bare address: it stands in configuration files of others.
-EMAIL = r"[^@\s<>()\[\],;:\"\\]+@[^@\s<>()\[\],;:\"\\]+"
 
 
 class SettingsError(Exception):

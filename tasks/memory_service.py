@@ -42,7 +42,7 @@ def memory_service() -> None:
     config_dir = names.config_dir(COMPONENT)
     secrets_dir = names.secret_dir(COMPONENT)
     llm_base_url = asked(host.data.llm_base_url, bool(secrets["llm_api_key"]))
-    embedding_base_url = asked(host.data.embedding_base_url, bool(secrets["embedding_api_key"]))
+    embedding_base_url = host.data.embedding_base_url  # never without its key, see settings.run
     wheel_name, wheel_bytes = wheel(PROJECT, "memory_service")
 
     packages(name="Packages", packages=["ca-certificates", "python3", "python3-venv"])

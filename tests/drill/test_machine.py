@@ -470,7 +470,10 @@ def test_a_killed_down_is_finished_by_the_next():
 def test_a_disk_that_is_half_made_when_up_is_killed_is_not_used(tmp_path):
     cold = {"MEMORY_DROPLET_CACHE": str(tmp_path)}
     building = tmp_path / "rootfs" / "building"
-    begun = lambda: building.is_dir() and work.group(rootfs.WORK).processes()  # noqa: E731
+
+    def begun():
+        return building.is_dir() and work.group(rootfs.WORK).processes()
+
     killed_up("making the disk", 2, signal.SIGKILL, begun, **cold)
     assert building.is_dir()
     assert work.group(rootfs.WORK).processes(), "mmdebstrap goes on when its parent is killed"

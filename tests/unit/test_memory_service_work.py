@@ -156,6 +156,18 @@ def test_a_failure_that_cannot_even_be_recorded_leaves_a_caller_with_a_queued_jo
     assert type(error).__name__ in caplog.text and "Biscuit" not in caplog.text
 
 
+async def loop_without_pauses(
+    monkeypatch: pytest.MonkeyPatch, tested: Worker, step: Callable[[], Awaitable[bool]], seconds: float
+) -> None:
+    """A worker's loop over a step until the step stops it, at most so long."""
+
+    async def at_once(_: asyncio.Event) -> None:
+        """No pause."""
+
+    monkeypatch.setattr(tested, "_woken", at_once)
+    await asyncio.wait_for(tested._loop("test", step, asyncio.Event()), seconds)
+
+
 def test_no_error_ends_a_task_of_the_worker(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -173,11 +185,7 @@ def test_no_error_ends_a_task_of_the_worker(
             tested._stopping.set()
             return False
 
-        async def at_once(_: asyncio.Event) -> None:
-            """No pause."""
-
-        monkeypatch.setattr(tested, "_woken", at_once)
-        await asyncio.wait_for(tested._loop("test", step, asyncio.Event()), 10)
+        await loop_without_pauses(monkeypatch, tested, step, 10)
         return steps
 
     with caplog.at_level(logging.WARNING):
@@ -197,11 +205,7 @@ def test_a_worker_that_failed_for_a_day_still_pauses(monkeypatch: pytest.MonkeyP
                 tested._stopping.set()
             raise psycopg.DataError("x")
 
-        async def at_once(_: asyncio.Event) -> None:
-            """No pause."""
-
-        monkeypatch.setattr(tested, "_woken", at_once)
-        await asyncio.wait_for(tested._loop("test", step, asyncio.Event()), 20)
+        await loop_without_pauses(monkeypatch, tested, step, 20)
         return steps
 
     assert asyncio.run(run()) == 1_100

@@ -53,13 +53,17 @@ def normalized(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    """The text without control and invisible characters."""
-    return _INVISIBLE.sub("", _CONTROL.sub("", normalized(text.replace("\r\n", "\n"))))
+    """The text in NFC without control and invisible characters, which may have kept a letter from its marks."""
+    return normalized(_INVISIBLE.sub("", _CONTROL.sub("", text)))
 
 
 def plain(text: str) -> str:
     """The text without what nobody sees, without memory blocks and without role tokens."""
-    return _ROLE_TOKENS.sub(" ", without_memory(visible(text))).strip()
+    return _bare(visible(text))
+
+
+def _bare(seen: str) -> str:
+    return _ROLE_TOKENS.sub(" ", without_memory(seen)).strip()
 
 
 # Each kind of secret with the pattern that finds it. The whole match is replaced, except that a named
@@ -178,7 +182,7 @@ class Cleaned:
 def clean(text: str, limit: int) -> Cleaned:
     """A message as it may be stored: memory block, control characters and secrets gone, cut at `limit`."""
     seen = visible(text)
-    bare = plain(seen)
+    bare = _bare(seen)
     quarantined = reads_like_instructions(bare) or bool(_ROLE_TOKENS.search(seen))
     redacted, count = redact(bare)
     return Cleaned(redacted[:limit].strip(), count, quarantined)

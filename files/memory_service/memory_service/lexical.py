@@ -141,10 +141,7 @@ def score(
     before, after = [slot - 1 for slot in chosen], [slot + 1 for slot in chosen]
     second, fourth = [slot - 2 for slot in chosen], [slot + 2 for slot in chosen]
     unknown = repeat(average)
-    sizes = [
-        list(map(lengths.get, beside, unknown))  # an average is not whole
-        for beside in (before, chosen, after)
-    ]
+    sizes = [list(map(lengths.get, beside, unknown)) for beside in (before, chosen, after)]
     alone = [flat + slope * size for size in sizes[1]]
     three = [flat + slope * sum(size) / 3.0 for size in zip(*sizes, strict=True)]
     own = window = wide = covered = [0.0] * len(chosen)
