@@ -135,12 +135,9 @@ def test_a_writeback_is_in_postgres_and_in_the_index_within_three_seconds_and_fo
     assert sql(host, f"select count(*) from memory.episodes where id = {episode}") == "1"
 
     def points():
-        key = (
-            "$(awk -F '\"' '$1 ~ / api_key: / {print $2}' /etc/memory-droplet/secrets/qdrant/production.yaml)"
-        )
         count = {"exact": True, "filter": {"must": [{"key": "client_id", "match": {"value": owner}}]}}
         done = host.check_output(
-            f"curl -sS -H \"api-key: {key}\" -H 'Content-Type: application/json' "
+            "curl -sS -H @/etc/memory-droplet/secrets/qdrant/api_key_header -H 'Content-Type: application/json' "
             f"-d '{json.dumps(count)}' http://127.0.0.1:6333/collections/memory_vectors/points/count"
         )
         return json.loads(done)["result"]["count"]
